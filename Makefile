@@ -1,0 +1,68 @@
+# qemu-snap: make, make check, make demo, make install.  Any make will do.
+.POSIX:
+.SUFFIXES:
+.SUFFIXES: .c .o
+
+CC = c99
+CFLAGS = -O2
+PREFIX = /usr/local
+BINDIR = $(PREFIX)/bin
+MANDIR = $(PREFIX)/share/man
+
+# Ours, whatever CPPFLAGS and CFLAGS the builder gives.
+STD = -D_POSIX_C_SOURCE=200809L -D_FILE_OFFSET_BITS=64
+
+OBJ = snap.o options.o message.o save.o load.o postcopy.o info.o check.o \
+	stream.o image.o reader.o layout.o table.o crc32c.o aio_pthreads.o
+HDR = snap.h options.h stream.h image.h layout.h table.h crc32c.h aio.h \
+	bytes.h postcopy.h
+TOOLS = tests/tools/mkstream tests/tools/rpclient
+
+all: qemu-snap
+
+qemu-snap: $(OBJ)
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(OBJ) -lpthread $(LDLIBS)
+
+.c.o:
+	$(CC) $(STD) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+
+$(OBJ): $(HDR)
+
+tools: $(TOOLS)
+
+tests/tools/mkstream: tests/tools/mkstream.c bytes.h
+	$(CC) $(STD) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -I. -o $@ tests/tools/mkstream.c
+
+tests/tools/rpclient: tests/tools/rpclient.c bytes.h
+	$(CC) $(STD) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -I. -o $@ tests/tools/rpclient.c
+
+# Installs what the tests need, where that can be done, and runs them.
+check: all tools
+	sh tests/setup check
+	sh tests/run
+
+# Large guests, long runs.
+check-long: check
+	sh tests/matrix
+
+demo:
+	sh tests/setup demo
+	$(MAKE) all
+	sh tests/demo
+
+# A copy under another name, then a rename: a running qemu-snap is not touched.
+install: all
+	mkdir -p $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man1
+	cp qemu-snap $(DESTDIR)$(BINDIR)/qemu-snap.new
+	chmod 755 $(DESTDIR)$(BINDIR)/qemu-snap.new
+	mv -f $(DESTDIR)$(BINDIR)/qemu-snap.new $(DESTDIR)$(BINDIR)/qemu-snap
+	cp qemu-snap.1 $(DESTDIR)$(MANDIR)/man1/qemu-snap.1
+	chmod 644 $(DESTDIR)$(MANDIR)/man1/qemu-snap.1
+
+uninstall:
+	rm -f $(DESTDIR)$(BINDIR)/qemu-snap $(DESTDIR)$(MANDIR)/man1/qemu-snap.1
+
+clean:
+	rm -f qemu-snap $(OBJ) $(TOOLS)
+
+.PHONY: all tools check check-long demo install uninstall clean

@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * aio.h -- reads, writes and work in the background, finished in order;
+ * and every system call that touches an image file.
+ *
+ * Nothing here prints or exits.  Functions that return int return 0 or an
+ * errno value, unless they say otherwise.
+ */
+#ifndef AIO_H
+#define AIO_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum aio_op {
+	AIO_NONE,	/* done at once: keeps its place in the order */
+	AIO_WORK,	/* call work() */
+	AIO_READ,	/* read all runs, then call work(), if there is one */
+	AIO_WRITE	/* write all runs */
+};
+
+/* Bytes that lie together in the file. */
+struct aio_run {
+	uint8_t *buf;
+	size_t len;
+	uint64_t off;
+};
+
+/*
+ * A request.  The caller's, except between aio_submit() and the aio_wait() or
+ * aio_try() that returns it: then it and all it points to is a worker's.
+ */
+struct aio_req {
+	enum aio_op op;
+	int fd;
+	struct aio_run *run;
+	size_t nrun;
+	void (*work)(struct aio_req *);
+	void *arg;		/* the caller's; never looked at */
+	int error;		/* when it is back: 0 or an errno value */
+	uint64_t error_off;	/* where in the file the error was met */
+	int done;		/* private */
+};
+
+struct aio;
+
+/*
+ * A ring for at most depth requests, served by nworkers threads of its own.
+ * With nworkers 0, or where not one thread can be started, aio_submit() does
+ * the work itself.  NULL: out of memory.
+ */
+struct aio *aio_new(unsigned nworkers, unsigned depth);
+/* Hand r to the workers; there MUST be fewer than depth requests in the ring. */
+void aio_submit(struct aio *a, struct aio_req *r);
+/* The oldest request once it is done; NULL: the ring is empty. */
+struct aio_req *aio_wait(struct aio *a);
+/* The same, but NULL also while it is not done. */
+struct aio_req *aio_try(struct aio *a);
+/* Descriptor for poll(): readable when aio_try() may succeed.  -1: none to be had. */
+int aio_pollfd(struct aio *a);
+/* Finish what is in the ring, stop the workers, free everything.  NULL is fine. */
+void aio_free(struct aio *a);
+
+/* How a file is opened: the --cache modes. */
+enum {
+	IO_DIRECT = 1,		/* past the page cache */
+	IO_DSYNC = 2		/* each write is durable when it returns */
+};
+
+/* Memory for direct I/O, or NULL; to be freed with free(). */
+void *io_alloc(size_t len);
+/*
+ * Create a temporary file for path beside it, locked; *tmp is its name, to be
+ * freed by the caller.  EEXIST: path is there and is not a regular file.
+ */
+int io_create_part(const char *path, char **tmp, int *fd);
+/*
+ * Remove temporary files that dead savers of path left.  said() is called with
+ * the name of each one removed.
+ */
+void io_sweep_parts(const char *path, void (*said)(const char *));
+/* Open an existing regular file, for writing if wr; flags are IO_*. */
+int io_open(const char *path, int wr, int flags, int *fd);
+/* Move exactly len bytes at off; a read past the end is EIO. */
+int io_pread(int fd, void *buf, size_t len, uint64_t off);
+int io_pwrite(int fd, const void *buf, size_t len, uint64_t off);
+int io_size(int fd, uint64_t *len);
+int io_truncate(int fd, uint64_t len);
+/* Push data to the device. */
+int io_sync(int fd);
+/* Push the name of path to the device. */
+int io_syncdir(const char *path);
+int io_rename(const char *from, const char *to);
+int io_unlink(const char *path);
+int io_close(int fd);
+/* Blocks allocated to the file, in bytes; bytes free to us where it lies. */
+int io_space(int fd, uint64_t *allocated, uint64_t *avail);
+
+#endif

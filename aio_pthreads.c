@@ -1,0 +1,552 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * aio_pthreads.c -- a ring of requests served by threads, and all system calls
+ * on image files.  The only file that knows pthreads, and the only one with
+ * calls that are not POSIX.
+ *
+ * The ring.  Requests stand in the order they were submitted; three positions
+ * run through it and never pass one another:
+ *
+ *	head <= next <= tail <= head + depth
+ *
+ *	head..next	with a worker, or done
+ *	next..tail	waiting for a worker
+ *
+ * The owner thread moves head (aio_wait, aio_try) and tail (aio_submit), the
+ * workers move next.  A request leaves at head only, so results come in the
+ * order of submission whatever the order of completion.  Every request that
+ * was submitted comes back exactly once; a worker that meets an error stores
+ * it in the request and goes on to the next one.
+ *
+ * One mutex guards the positions and the done marks; the request itself is
+ * touched by one thread at a time and needs none.
+ */
+#ifdef __linux__
+#define _GNU_SOURCE		/* O_DIRECT */
+#endif
+#include "aio.h"
+
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#if defined(O_DIRECT) && !defined(NO_DIRECT)
+#define OPEN_DIRECT	O_DIRECT
+#else
+#define OPEN_DIRECT	0
+#endif
+
+/* Images pass 4 GiB: a host whose off_t cannot is refused here. */
+typedef char off_t_must_have_64_bits[sizeof(off_t) >= 8 ? 1 : -1];
+
+enum {
+	IO_ALIGN = 4096,	/* of memory for direct I/O */
+	PART_TRIES = 100	/* names tried for a temporary file */
+};
+
+struct aio {
+	pthread_mutex_t lock;
+	pthread_cond_t more;	/* a request waits, or quit is set */
+	pthread_cond_t done;	/* the request at head is done */
+	struct aio_req **ring;
+	unsigned depth;
+	uint64_t head, next, tail;	/* modulo depth: places in ring */
+	int quit;
+	int wake[2];		/* pipe for poll(), or -1 */
+	int woken;		/* a byte is in the pipe */
+	unsigned nthreads;
+	pthread_t *thread;
+};
+
+static struct aio_req *
+at(const struct aio *a, uint64_t position)
+{
+	return a->ring[position % a->depth];
+}
+
+static void
+execute(struct aio_req *r)
+{
+	size_t i;
+
+	r->error = 0;
+	if (r->op == AIO_READ || r->op == AIO_WRITE)
+		for (i = 0; i < r->nrun; i++) {
+			const struct aio_run *run = &r->run[i];
+
+			r->error = r->op == AIO_READ ?
+			    io_pread(r->fd, run->buf, run->len, run->off) :
+			    io_pwrite(r->fd, run->buf, run->len, run->off);
+			if (r->error != 0) {
+				r->error_off = run->off;
+				return;
+			}
+		}
+	if (r->op != AIO_WRITE && r->op != AIO_NONE && r->work != NULL)
+		r->work(r);
+}
+
+/* Make the descriptor of aio_pollfd() readable if the head is done. */
+static void
+wake_locked(struct aio *a)
+{
+	if (a->wake[1] >= 0 && !a->woken && a->head < a->tail &&
+	    at(a, a->head)->done)
+		a->woken = write(a->wake[1], "", 1) == 1;
+}
+
+static void
+finish_locked(struct aio *a, struct aio_req *r)
+{
+	r->done = 1;
+	if (at(a, a->head) == r)
+		pthread_cond_signal(&a->done);
+	wake_locked(a);
+}
+
+static void *
+worker(void *arg)
+{
+	struct aio *a = arg;
+	struct aio_req *r;
+
+	pthread_mutex_lock(&a->lock);
+	for (;;) {
+		while (a->next == a->tail && !a->quit)
+			pthread_cond_wait(&a->more, &a->lock);
+		if (a->next == a->tail)
+			break;
+		r = at(a, a->next++);
+		if (!r->done) {
+			pthread_mutex_unlock(&a->lock);
+			execute(r);
+			pthread_mutex_lock(&a->lock);
+			finish_locked(a, r);
+		}
+	}
+	pthread_mutex_unlock(&a->lock);
+	return NULL;
+}
+
+struct aio *
+aio_new(unsigned nworkers, unsigned depth)
+{
+	struct aio *a;
+	sigset_t all, old;
+
+	if ((a = calloc(1, sizeof *a)) == NULL)
+		return NULL;
+	a->depth = depth;
+	a->wake[0] = a->wake[1] = -1;
+	a->ring = calloc(depth, sizeof *a->ring);
+	a->thread = calloc((size_t)nworkers + 1, sizeof *a->thread);
+	if (a->ring == NULL || a->thread == NULL)
+		goto err0;
+	if (pthread_mutex_init(&a->lock, NULL) != 0)
+		goto err0;
+	if (pthread_cond_init(&a->more, NULL) != 0)
+		goto err1;
+	if (pthread_cond_init(&a->done, NULL) != 0)
+		goto err2;
+
+	/* Signals are the owner's.  Fewer threads than asked for will do. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	while (a->nthreads < nworkers &&
+	    pthread_create(&a->thread[a->nthreads], NULL, worker, a) == 0)
+		a->nthreads++;
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return a;
+
+err2:
+	pthread_cond_destroy(&a->more);
+err1:
+	pthread_mutex_destroy(&a->lock);
+err0:
+	free(a->thread);
+	free(a->ring);
+	free(a);
+	return NULL;
+}
+
+void
+aio_submit(struct aio *a, struct aio_req *r)
+{
+	int now = a->nthreads == 0 || r->op == AIO_NONE;
+
+	if (now)
+		execute(r);
+	pthread_mutex_lock(&a->lock);
+	r->done = now;
+	a->ring[a->tail++ % a->depth] = r;
+	if (a->nthreads == 0)
+		a->next = a->tail;
+	else
+		pthread_cond_signal(&a->more);
+	wake_locked(a);
+	pthread_mutex_unlock(&a->lock);
+}
+
+/*
+ * The request at head, taken out of the ring.  A request that was done when it
+ * was submitted may be at head before a worker has passed it by.
+ */
+static struct aio_req *
+take_locked(struct aio *a)
+{
+	struct aio_req *r = at(a, a->head++);
+
+	if (a->next < a->head)
+		a->next = a->head;
+	return r;
+}
+
+struct aio_req *
+aio_wait(struct aio *a)
+{
+	struct aio_req *r = NULL;
+
+	pthread_mutex_lock(&a->lock);
+	if (a->head < a->tail) {
+		while (!at(a, a->head)->done)
+			pthread_cond_wait(&a->done, &a->lock);
+		r = take_locked(a);
+	}
+	pthread_mutex_unlock(&a->lock);
+	return r;
+}
+
+struct aio_req *
+aio_try(struct aio *a)
+{
+	struct aio_req *r = NULL;
+	char c;
+
+	pthread_mutex_lock(&a->lock);
+	if (a->head < a->tail && at(a, a->head)->done)
+		r = take_locked(a);
+	else if (a->woken)
+		a->woken = read(a->wake[0], &c, 1) != 1;
+	pthread_mutex_unlock(&a->lock);
+	return r;
+}
+
+int
+aio_pollfd(struct aio *a)
+{
+	int p[2];
+
+	if (a->wake[0] >= 0)
+		return a->wake[0];
+	if (pipe(p) != 0)
+		return -1;
+	fcntl(p[0], F_SETFD, FD_CLOEXEC);
+	fcntl(p[1], F_SETFD, FD_CLOEXEC);
+	pthread_mutex_lock(&a->lock);
+	a->wake[0] = p[0];
+	a->wake[1] = p[1];
+	wake_locked(a);
+	pthread_mutex_unlock(&a->lock);
+	return p[0];
+}
+
+void
+aio_free(struct aio *a)
+{
+	unsigned i;
+
+	if (a == NULL)
+		return;
+	while (aio_wait(a) != NULL)
+		;
+	pthread_mutex_lock(&a->lock);
+	a->quit = 1;
+	pthread_cond_broadcast(&a->more);
+	pthread_mutex_unlock(&a->lock);
+	for (i = 0; i < a->nthreads; i++)
+		pthread_join(a->thread[i], NULL);
+	if (a->wake[0] >= 0) {
+		close(a->wake[0]);
+		close(a->wake[1]);
+	}
+	pthread_cond_destroy(&a->done);
+	pthread_cond_destroy(&a->more);
+	pthread_mutex_destroy(&a->lock);
+	free(a->thread);
+	free(a->ring);
+	free(a);
+}
+
+/* ---- the file ---- */
+
+void *
+io_alloc(size_t len)
+{
+	void *p;
+
+	return posix_memalign(&p, IO_ALIGN, len) == 0 ? p : NULL;
+}
+
+/* Lock fd for writing as a whole, without waiting. */
+static int
+lock_file(int fd)
+{
+	struct flock fl;
+
+	memset(&fl, 0, sizeof fl);
+	fl.l_type = F_WRLCK;
+	fl.l_whence = SEEK_SET;
+	return fcntl(fd, F_SETLK, &fl) == 0 ? 0 : errno;
+}
+
+int
+io_create_part(const char *path, char **tmp, int *fd)
+{
+	size_t size = strlen(path) + 48;
+	struct stat st;
+	unsigned i;
+	int err;
+
+	*tmp = NULL;
+	if (lstat(path, &st) == 0) {
+		if (!S_ISREG(st.st_mode))
+			return EEXIST;
+	} else if (errno != ENOENT)
+		return errno;
+	if ((*tmp = malloc(size)) == NULL)
+		return ENOMEM;
+	for (i = 0; i < PART_TRIES; i++) {
+		snprintf(*tmp, size, "%s.part.%ld-%u", path, (long)getpid(), i);
+		*fd = open(*tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+		if (*fd < 0) {
+			if (errno == EEXIST)
+				continue;
+			err = errno;
+			break;
+		}
+		/*
+		 * Between its creation and its lock the file may be taken for
+		 * a dead saver's: then it has no name any more.  A file system
+		 * without locks has nobody who could take it.
+		 */
+		err = lock_file(*fd);
+		if ((err == 0 || (err != EAGAIN && err != EACCES)) &&
+		    fstat(*fd, &st) == 0 && st.st_nlink > 0)
+			return 0;
+		close(*fd);
+	}
+	if (i == PART_TRIES)
+		err = EBUSY;
+	free(*tmp);
+	*tmp = NULL;
+	return err;
+}
+
+/* Directory part of path, to be freed by the caller; *base is the rest. */
+static char *
+directory(const char *path, const char **base)
+{
+	const char *slash = strrchr(path, '/');
+	size_t n = slash == NULL ? 0 : slash == path ? 1 : (size_t)(slash - path);
+	char *dir = malloc(n + 2);
+
+	if (dir == NULL)
+		return NULL;
+	memcpy(dir, path, n);
+	strcpy(dir + n, n == 0 ? "." : "");
+	*base = slash == NULL ? path : slash + 1;
+	return dir;
+}
+
+void
+io_sweep_parts(const char *path, void (*said)(const char *))
+{
+	const char *base;
+	char *dir = directory(path, &base), *name;
+	size_t nbase, size;
+	struct dirent *e;
+	struct stat st, at_name;
+	DIR *d;
+	int fd;
+
+	if (dir == NULL)
+		return;
+	d = opendir(dir);
+	nbase = strlen(base);
+	while (d != NULL && (e = readdir(d)) != NULL) {
+		if (strncmp(e->d_name, base, nbase) != 0 ||
+		    strncmp(e->d_name + nbase, ".part.", 6) != 0)
+			continue;
+		size = strlen(dir) + strlen(e->d_name) + 2;
+		if ((name = malloc(size)) == NULL)
+			break;
+		snprintf(name, size, "%s/%s", dir, e->d_name);
+		fd = open(name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+		if (fd >= 0) {
+			/* The lock must be on what the name leads to now. */
+			if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) &&
+			    lock_file(fd) == 0 && lstat(name, &at_name) == 0 &&
+			    at_name.st_ino == st.st_ino &&
+			    at_name.st_dev == st.st_dev && unlink(name) == 0)
+				said(name);
+			close(fd);
+		}
+		free(name);
+	}
+	if (d != NULL)
+		closedir(d);
+	free(dir);
+}
+
+int
+io_open(const char *path, int wr, int flags, int *fd)
+{
+	struct stat st;
+	int mode = O_CLOEXEC | O_NONBLOCK | (wr ? O_RDWR : O_RDONLY);
+	int err = 0;
+
+	if (flags & IO_DIRECT) {
+		if (OPEN_DIRECT == 0)
+			return ENOTSUP;
+		mode |= OPEN_DIRECT;
+	}
+	if (flags & IO_DSYNC)
+		mode |= O_DSYNC;
+	if ((*fd = open(path, mode)) < 0)
+		return errno;
+	if (fstat(*fd, &st) != 0)
+		err = errno;
+	else if (!S_ISREG(st.st_mode))
+		err = S_ISDIR(st.st_mode) ? EISDIR : EINVAL;
+	if (err != 0)
+		close(*fd);
+	return err;
+}
+
+int
+io_pread(int fd, void *buf, size_t len, uint64_t off)
+{
+	uint8_t *p = buf;
+	ssize_t n;
+
+	while (len > 0) {
+		n = pread(fd, p, len, (off_t)off);
+		if (n < 0) {
+			if (errno == EINTR)
+				continue;
+			return errno;
+		}
+		if (n == 0)
+			return EIO;
+		p += n;
+		len -= (size_t)n;
+		off += (uint64_t)n;
+	}
+	return 0;
+}
+
+int
+io_pwrite(int fd, const void *buf, size_t len, uint64_t off)
+{
+	const uint8_t *p = buf;
+	ssize_t n;
+
+	while (len > 0) {
+		n = pwrite(fd, p, len, (off_t)off);
+		if (n < 0) {
+			if (errno == EINTR)
+				continue;
+			return errno;
+		}
+		if (n == 0)
+			return ENOSPC;
+		p += n;
+		len -= (size_t)n;
+		off += (uint64_t)n;
+	}
+	return 0;
+}
+
+int
+io_size(int fd, uint64_t *len)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) != 0)
+		return errno;
+	*len = (uint64_t)st.st_size;
+	return 0;
+}
+
+int
+io_truncate(int fd, uint64_t len)
+{
+	return ftruncate(fd, (off_t)len) == 0 ? 0 : errno;
+}
+
+int
+io_sync(int fd)
+{
+	return fsync(fd) == 0 ? 0 : errno;
+}
+
+int
+io_syncdir(const char *path)
+{
+	const char *base;
+	char *dir = directory(path, &base);
+	int fd, err = 0;
+
+	if (dir == NULL)
+		return ENOMEM;
+	if ((fd = open(dir, O_RDONLY | O_CLOEXEC)) < 0)
+		err = errno;
+	else {
+		/* Some file systems have no such operation on directories. */
+		if (fsync(fd) != 0 && errno != EINVAL && errno != ENOTSUP)
+			err = errno;
+		close(fd);
+	}
+	free(dir);
+	return err;
+}
+
+int
+io_rename(const char *from, const char *to)
+{
+	return rename(from, to) == 0 ? 0 : errno;
+}
+
+int
+io_unlink(const char *path)
+{
+	return unlink(path) == 0 ? 0 : errno;
+}
+
+int
+io_close(int fd)
+{
+	return close(fd) == 0 ? 0 : errno;
+}
+
+int
+io_space(int fd, uint64_t *allocated, uint64_t *avail)
+{
+	struct stat st;
+	struct statvfs vfs;
+
+	if (fstat(fd, &st) != 0 || fstatvfs(fd, &vfs) != 0)
+		return errno;
+	*allocated = (uint64_t)st.st_blocks * 512;
+	*avail = (uint64_t)vfs.f_bavail * vfs.f_frsize;
+	return 0;
+}

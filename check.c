@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * check.c -- read every byte of an image, verify everything.
+ */
+#include <stdio.h>
+
+#include "image.h"
+#include "options.h"
+#include "snap.h"
+
+/* Every page, in file order.  0, or SNAP_ESYS. */
+static int
+check_stored(struct image *im, unsigned threads, unsigned *faults)
+{
+	struct image_scan *scan = scan_new(im, threads, faults);
+	struct image_fetch *f;
+	uint64_t seen = 0;
+	unsigned i;
+	int r = SNAP_ESYS, err = 0;
+
+	while (scan != NULL && err == 0 && (r = scan_next(scan, &f)) == 1) {
+		if (f->req.error != 0)
+			err = fetch_check(f);
+		for (i = 0; i < f->n && err == 0; i++)
+			if (!f->good[i]) {
+				image_bad_page(im, f->page[i], "page fails its checksum");
+				++*faults;
+			}
+		seen += f->n;
+	}
+	scan_free(scan);
+	if (err != 0 || r != 0)
+		return SNAP_ESYS;
+	if (*faults == 0 && seen != image_footer(im)->stored) {
+		snap_warnx("%s: footer and unit table do not agree on the number of pages",
+		    image_path(im));
+		++*faults;
+	}
+	return 0;
+}
+
+static int
+check_one(const char *path, const struct options *o)
+{
+	struct image *im;
+	unsigned faults = 0;
+	int err;
+
+	if ((im = image_open(path, o->io_flags, &err)) == NULL)
+		return err;
+	if ((err = image_check_tables(im, &faults)) == 0)
+		err = check_stored(im, o->threads, &faults);
+	if (err == 0 && faults > 0) {
+		snap_warnx("%s: damaged: %u fault%s", path, faults, faults == 1 ? "" : "s");
+		err = SNAP_EDATA;
+	}
+	if (err == 0)
+		printf("%s: good, %llu pages stored\n", path,
+		    (unsigned long long)image_footer(im)->stored);
+	image_close(im);
+	return err;
+}
+
+int
+run_check(const struct options *o)
+{
+	int i, err, worst = 0;
+
+	for (i = 0; i < o->nfile; i++)
+		if ((err = check_one(o->file[i], o)) < worst)
+			worst = err;
+	return close_stdout(worst);
+}

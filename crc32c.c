@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * crc32c.c -- CRC-32C by eight tables, eight bytes a step.
+ */
+#include "crc32c.h"
+
+#include "bytes.h"
+
+#define POLY	0x82f63b78u	/* 0x1EDC6F41, bits reversed */
+
+/* table[k][b]: the CRC register after byte b and k zero bytes. */
+static uint32_t table[8][256];
+
+void
+crc32c_init(void)
+{
+	unsigned b, k;
+
+	for (b = 0; b < 256; b++) {
+		uint32_t c = b;
+
+		for (k = 0; k < 8; k++)
+			c = c & 1 ? c >> 1 ^ POLY : c >> 1;
+		table[0][b] = c;
+	}
+	for (b = 0; b < 256; b++)
+		for (k = 1; k < 8; k++)
+			table[k][b] = table[k - 1][b] >> 8 ^
+			    table[0][table[k - 1][b] & 0xff];
+}
+
+uint32_t
+crc32c(uint32_t crc, const void *buf, size_t len)
+{
+	const uint8_t *p = buf;
+
+	crc = ~crc;
+	for (; len >= 8; p += 8, len -= 8) {
+		uint32_t lo = crc ^ get_le32(p), hi = get_le32(p + 4);
+
+		crc = table[7][lo & 0xff] ^ table[6][lo >> 8 & 0xff] ^
+		    table[5][lo >> 16 & 0xff] ^ table[4][lo >> 24] ^
+		    table[3][hi & 0xff] ^ table[2][hi >> 8 & 0xff] ^
+		    table[1][hi >> 16 & 0xff] ^ table[0][hi >> 24];
+	}
+	for (; len > 0; p++, len--)
+		crc = crc >> 8 ^ table[0][(crc ^ *p) & 0xff];
+	return ~crc;
+}
+
+/* Product of a and b as polynomials modulo POLY, bits reversed. */
+static uint32_t
+multiply(uint32_t a, uint32_t b)
+{
+	uint32_t m = 0;
+
+	for (; a != 0; a <<= 1) {
+		if (a & 0x80000000u)
+			m ^= b;
+		b = b & 1 ? b >> 1 ^ POLY : b >> 1;
+	}
+	return m;
+}
+
+void
+crc32c_join_init(struct crc32c_join *j, uint64_t len)
+{
+	uint32_t shift = 0x80000000u;	/* x^0 */
+	uint32_t square = 0x00800000u;	/* x^8: one zero byte */
+	unsigned b, k;
+
+	for (; len != 0; len >>= 1) {
+		if (len & 1)
+			shift = multiply(square, shift);
+		square = multiply(square, square);
+	}
+	for (k = 0; k < 4; k++)
+		for (b = 0; b < 256; b++)
+			j->t[k][b] = multiply((uint32_t)b << 8 * k, shift);
+}
+
+uint32_t
+crc32c_join(const struct crc32c_join *j, uint32_t a, uint32_t b)
+{
+	return j->t[0][a & 0xff] ^ j->t[1][a >> 8 & 0xff] ^
+	    j->t[2][a >> 16 & 0xff] ^ j->t[3][a >> 24] ^ b;
+}

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * image.h -- the snapshot file: writing one (image.c), reading one (reader.c).
+ *
+ * Functions returning int return 0, or SNAP_ESYS or SNAP_EDATA after the
+ * reason was printed.  Only the owner thread calls them.
+ */
+#ifndef IMAGE_H
+#define IMAGE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "aio.h"
+#include "layout.h"
+#include "snap.h"
+#include "table.h"
+
+/* ---- writing: image.c ---- */
+
+struct image_options {
+	uint32_t unit_pages;	/* powers of two within layout.h's bounds */
+	uint32_t cluster_size;
+	unsigned threads;	/* 0: no threads at all */
+	int io_flags;		/* IO_DIRECT, IO_DSYNC */
+	int unsafe;		/* no syncs */
+	int reproducible;	/* UUID from the content, no time */
+	uint64_t max_size;	/* of the file, in bytes */
+};
+
+struct image_writer;
+
+/* Make a temporary file for path.  NULL: failed and reported. */
+struct image_writer *image_create(const char *path, const struct image_options *opt);
+/* Now the guest is known.  ram stays the caller's and must outlive w. */
+int image_begin(struct image_writer *w, const struct ram_map *ram);
+/* Where the next page's bytes go; NULL: failed and reported. */
+uint8_t *image_room(struct image_writer *w);
+/* The bytes of page are where image_room() said.  The last call for a page wins. */
+int image_put(struct image_writer *w, uint64_t page);
+/* The page is zero. */
+int image_zero(struct image_writer *w, uint64_t page);
+/*
+ * All of RAM has been put: write what is left of it, the tables and these
+ * sections (len 0: none), and make all that durable.
+ */
+struct image_bytes {
+	uint32_t type;		/* SEC_PREAMBLE, SEC_PROLOGUE, SEC_ITERABLES */
+	const uint8_t *buf;
+	size_t len;
+};
+int image_seal(struct image_writer *w, const struct image_bytes *b, size_t nb,
+    uint32_t flags);
+/* Bytes after RAM, in order. */
+int image_tail(struct image_writer *w, const void *buf, size_t len);
+/* Make the tail so far durable, and take the room for more bytes of it. */
+int image_hold(struct image_writer *w, uint64_t more);
+/*
+ * Make the image complete, durable and known by its name.  split: bytes of the
+ * tail before its end-of-file byte.
+ */
+int image_commit(struct image_writer *w, uint64_t split);
+/* Free w.  Without a commit, no trace stays.  NULL is fine. */
+void image_free(struct image_writer *w);
+
+/* ---- reading: reader.c ---- */
+
+struct image;
+
+/* Open a finished image.  NULL: failed and reported, *err tells how. */
+struct image *image_open(const char *path, int io_flags, int *err);
+void image_close(struct image *im);
+const char *image_path(const struct image *im);
+const struct ram_map *image_ram(const struct image *im);
+const struct image_header *image_header(const struct image *im);
+const struct image_footer *image_footer(const struct image *im);
+/* What page is: an enum page_state, its slot in *slot if it is stored; or < 0. */
+int image_lookup(struct image *im, uint64_t page, uint64_t *slot);
+/* Which page lies in slot, and its CRC. */
+int image_slot(struct image *im, uint64_t slot, uint64_t *page, uint32_t *crc);
+/* len bytes at off of a section; unchecked, see image_check_sections(). */
+int image_read(struct image *im, const struct section *s, uint64_t off, void *buf,
+    size_t len);
+/* Verify all sections that have a checksum of their own.  faults: as in a scan. */
+int image_check_sections(struct image *im, unsigned *faults);
+/* Print "FILE: block B offset N: what" for a page. */
+void image_bad_page(const struct image *im, uint64_t page, const char *what);
+/* Verify every byte that a scan does not reach, and that all parts agree; *faults
+ * grows by the faults found and printed.  0, or SNAP_ESYS. */
+int image_check_tables(struct image *im, unsigned *faults);
+
+/*
+ * A fetch reads stored pages through a ring and verifies them in the worker.
+ * Free: fetch_reset(), then fetch_add() until full or done, aio_submit(&f->req)
+ * on the image's behalf; when it is back, fetch_check().
+ */
+struct image_fetch {
+	struct aio_req req;
+	struct image *im;
+	uint8_t *buf;		/* room for max pages */
+	unsigned max, n;
+	uint64_t *page;		/* n page numbers */
+	uint32_t *crc;
+	uint8_t *good;		/* set by the worker: the CRC is right */
+	unsigned bad;		/* set by the worker: the first bad page, or n */
+	void *arg;		/* the caller's */
+};
+
+/* 0, or SNAP_ESYS: out of memory. */
+int fetch_init(struct image_fetch *f, struct image *im, unsigned max);
+void fetch_free(struct image_fetch *f);
+void fetch_reset(struct image_fetch *f);
+/* Add the page in slot; its bytes will be at fetch_data(f, i), i counting up
+ * from 0.  There MUST be room. */
+int fetch_add(struct image_fetch *f, uint64_t slot);
+uint8_t *fetch_data(const struct image_fetch *f, unsigned i);
+/* Was it read, and right?  Reports what was not: the read, or the first bad page. */
+int fetch_check(const struct image_fetch *f);
+
+/*
+ * A scan fetches all stored pages in file order, several fetches ahead.
+ * faults: NULL, or damaged tables are counted there and passed by.
+ */
+struct image_scan;
+/* NULL: failed and reported. */
+struct image_scan *scan_new(struct image *im, unsigned threads, unsigned *faults);
+/* 1: *f is the next fetch, to be judged by the caller and valid until the next
+ * call; 0: that was all; or < 0. */
+int scan_next(struct image_scan *s, struct image_fetch **f);
+void scan_free(struct image_scan *s);
+
+#endif

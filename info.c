@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * info.c -- what is in an image, for people and for programs.
+ */
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "image.h"
+#include "options.h"
+#include "snap.h"
+
+static void
+format_uuid(char *s, const uint8_t *uuid)
+{
+	int i;
+
+	for (i = 0; i < 16; i++)
+		s += sprintf(s, "%s%02x",
+		    i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", uuid[i]);
+}
+
+/* UTC, or "" where the image does not tell. */
+static void
+format_time(char *s, size_t size, uint64_t t)
+{
+	time_t tt = (time_t)t;
+	struct tm *tm = t == 0 || tt < 0 || (uint64_t)tt != t ? NULL : gmtime(&tt);
+
+	if (tm == NULL || strftime(s, size, "%Y-%m-%dT%H:%M:%SZ", tm) == 0)
+		*s = '\0';
+}
+
+/* A size as people read it, with the bytes where they say more. */
+static void
+print_size(const char *name, uint64_t n)
+{
+	static const char units[] = "KMGTPE";
+	double v = (double)n;
+	int u = -1;
+
+	for (; v >= 1024 && u < 5; u++)
+		v /= 1024;
+	if (u < 0)
+		printf("%-14s %llu bytes\n", name, (unsigned long long)n);
+	else
+		printf("%-14s %.1f %ciB (%llu bytes)\n", name, v, units[u],
+		    (unsigned long long)n);
+}
+
+/* A name from a stranger, safe to show. */
+static void
+print_name(const char *s)
+{
+	for (; *s != '\0'; s++)
+		putchar((unsigned char)*s < ' ' || *s == 0x7f ? '?' : *s);
+}
+
+/* Length of the valid UTF-8 sequence at s, or 0. */
+static int
+utf8_length(const unsigned char *s)
+{
+	static const uint32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 };
+	int n = *s < 0x80 ? 1 : *s >> 5 == 6 ? 2 : *s >> 4 == 14 ? 3 : *s >> 3 == 30 ? 4 : 0;
+	uint32_t c = n > 1 ? *s & (0x7fu >> n) : *s;
+	int i;
+
+	for (i = 1; i < n; i++) {
+		if (s[i] >> 6 != 2)
+			return 0;
+		c = c << 6 | (s[i] & 0x3f);
+	}
+	if (n > 1 && (c < least[n] || c > 0x10ffff || c >> 11 == 0x1b))
+		return 0;
+	return n;
+}
+
+/* A JSON string.  Bytes that are not UTF-8 become the code point of that number. */
+static void
+print_json(const char *str)
+{
+	const unsigned char *s = (const unsigned char *)str;
+	int n;
+
+	putchar('"');
+	while (*s != '\0') {
+		n = utf8_length(s);
+		if (n == 0 || *s < ' ' || *s == 0x7f)
+			printf("\\u%04x", *s++);
+		else if (*s == '"' || *s == '\\')
+			printf("\\%c", *s++);
+		else
+			for (; n > 0; n--)
+				putchar(*s++);
+	}
+	putchar('"');
+}
+
+struct facts {
+	char uuid[37], time[32];
+	const struct ram_map *ram;
+	const struct image_header *h;
+	const struct image_footer *f;
+	uint64_t absent, device_state;
+	const char *kind;
+	int postcopy;
+};
+
+static void
+collect(struct facts *x, const struct image *im)
+{
+	x->ram = image_ram(im);
+	x->h = image_header(im);
+	x->f = image_footer(im);
+	format_uuid(x->uuid, x->f->uuid);
+	format_time(x->time, sizeof x->time, x->f->time);
+	x->absent = x->f->npages - x->f->stored - x->f->zero - x->f->ancestor;
+	x->device_state = footer_section(x->f, SEC_TAIL)->extra;
+	x->kind = x->f->flags & IMAGE_ENDED ? "migration" : "background snapshot";
+	x->postcopy = !(x->f->flags & IMAGE_IGNORE_SHARED);
+}
+
+static void
+print_human(const struct facts *x, const char *path)
+{
+	const struct ram_block *b;
+	size_t i;
+
+	fputs("image          ", stdout);
+	print_name(path);
+	printf("\nUUID           %s\n", x->uuid);
+	printf("taken          %s\n", x->time[0] != '\0' ? x->time : "not told");
+	printf("from           %s\n", x->kind);
+	printf("loads in       %s\n", x->postcopy ? "precopy and postcopy" :
+	    "precopy only: saved with x-ignore-shared");
+	print_size("file", x->f->file_len);
+	print_size("guest RAM", x->f->npages * x->h->page_size);
+	printf("page size      %u bytes\n", (unsigned)x->h->page_size);
+	printf("pages          %llu: %llu stored, %llu zero, %llu absent\n",
+	    (unsigned long long)x->f->npages, (unsigned long long)x->f->stored,
+	    (unsigned long long)x->f->zero, (unsigned long long)x->absent);
+	print_size("device state", x->device_state);
+	printf("units          %u pages, not compressed; clusters of %u bytes\n",
+	    (unsigned)x->h->unit_pages, (unsigned)x->h->cluster_size);
+	for (i = 0; i < x->ram->nblk; i++) {
+		b = &x->ram->blk[i];
+		fputs(i == 0 ? "blocks         " : "               ", stdout);
+		printf("%12llu  ", (unsigned long long)b->len);
+		print_name(b->id);
+		putchar('\n');
+	}
+}
+
+static void
+print_programs(const struct facts *x, const char *path)
+{
+	size_t i;
+
+	fputs("{\n  \"image\": ", stdout);
+	print_json(path);
+	printf(",\n  \"uuid\": \"%s\",\n", x->uuid);
+	if (x->time[0] != '\0')
+		printf("  \"time\": \"%s\",\n", x->time);
+	else
+		puts("  \"time\": null,");
+	printf("  \"from\": \"%s\",\n", x->kind);
+	printf("  \"postcopy\": %s,\n", x->postcopy ? "true" : "false");
+	printf("  \"file-size\": %llu,\n", (unsigned long long)x->f->file_len);
+	printf("  \"page-size\": %u,\n", (unsigned)x->h->page_size);
+	printf("  \"unit-pages\": %u,\n", (unsigned)x->h->unit_pages);
+	printf("  \"cluster-size\": %u,\n", (unsigned)x->h->cluster_size);
+	printf("  \"codec\": \"none\",\n");
+	printf("  \"pages\": {\"total\": %llu, \"stored\": %llu, \"zero\": %llu, "
+	    "\"absent\": %llu},\n",
+	    (unsigned long long)x->f->npages, (unsigned long long)x->f->stored,
+	    (unsigned long long)x->f->zero, (unsigned long long)x->absent);
+	printf("  \"device-state\": %llu,\n", (unsigned long long)x->device_state);
+	fputs("  \"blocks\": [", stdout);
+	for (i = 0; i < x->ram->nblk; i++) {
+		fputs(i == 0 ? "\n    {\"id\": " : ",\n    {\"id\": ", stdout);
+		print_json(x->ram->blk[i].id);
+		printf(", \"length\": %llu}", (unsigned long long)x->ram->blk[i].len);
+	}
+	puts("\n  ]\n}");
+}
+
+int
+run_info(const struct options *o)
+{
+	struct image *im;
+	struct facts x;
+	int err;
+
+	if ((im = image_open(o->file[0], 0, &err)) == NULL)
+		return err;
+	collect(&x, im);
+	if (o->json)
+		print_programs(&x, o->file[0]);
+	else
+		print_human(&x, o->file[0]);
+	image_close(im);
+	return close_stdout(0);
+}

@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * layout.c -- header, footer and RAM map of an image.
+ */
+#include "layout.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "bytes.h"
+#include "crc32c.h"
+#include "table.h"
+
+static const char header_magic[] = "qemu-snap image\n";
+static const char footer_magic[] = "qemu-snap footer";
+
+enum {
+	MAGIC = 16,
+	CRC_AT = 4092,		/* last word of header and footer */
+	SECTION_AT = 112,
+	SECTION_SIZE = 32
+};
+
+static int
+all_zero(const uint8_t *p, const uint8_t *end)
+{
+	while (p < end)
+		if (*p++ != 0)
+			return 0;
+	return 1;
+}
+
+void
+header_encode(uint8_t *buf, struct image_header *h)
+{
+	memset(buf, 0, HEADER_SIZE);
+	memcpy(buf, header_magic, MAGIC);
+	put_le64(buf + 16, h->incompat);
+	put_le64(buf + 24, h->compat);
+	put_le32(buf + 32, h->page_size);
+	put_le32(buf + 36, h->unit_pages);
+	put_le32(buf + 40, h->cluster_size);
+	put_le32(buf + 44, h->data_off);
+	h->crc = crc32c(0, buf, CRC_AT);
+	put_le32(buf + CRC_AT, h->crc);
+}
+
+static int
+power_between(uint32_t v, uint32_t min, uint32_t max)
+{
+	return v >= min && v <= max && (v & (v - 1)) == 0;
+}
+
+const char *
+header_decode(const uint8_t *buf, struct image_header *h)
+{
+	if (memcmp(buf, header_magic, MAGIC) != 0)
+		return "not a qemu-snap image";
+	h->crc = get_le32(buf + CRC_AT);
+	if (h->crc != crc32c(0, buf, CRC_AT))
+		return "header fails its checksum";
+	h->incompat = get_le64(buf + 16);
+	h->compat = get_le64(buf + 24);
+	h->page_size = get_le32(buf + 32);
+	h->unit_pages = get_le32(buf + 36);
+	h->cluster_size = get_le32(buf + 40);
+	h->data_off = get_le32(buf + 44);
+	if (!power_between(h->page_size, PAGE_SIZE_MIN, PAGE_SIZE_MAX))
+		return "impossible page size in the header";
+	if (!power_between(h->unit_pages, 1, UNIT_PAGES_MAX))
+		return "impossible unit size in the header";
+	if (!power_between(h->cluster_size, CLUSTER_MIN, CLUSTER_MAX))
+		return "impossible cluster size in the header";
+	if (h->data_off != (h->page_size > HEADER_SIZE ? h->page_size : HEADER_SIZE))
+		return "impossible start of the data in the header";
+	if (!all_zero(buf + 48, buf + CRC_AT))
+		return "reserved bytes of the header are not zero";
+	return NULL;
+}
+
+void
+footer_encode(uint8_t *buf, const struct image_footer *f)
+{
+	uint8_t *p = buf + SECTION_AT;
+	uint32_t i;
+
+	memset(buf, 0, FOOTER_SIZE);
+	memcpy(buf, footer_magic, MAGIC);
+	put_le64(buf + 16, f->file_len);
+	put_le64(buf + 24, f->tag);
+	memcpy(buf + 32, f->uuid, 16);
+	put_le64(buf + 48, f->time);
+	put_le64(buf + 56, f->npages);
+	put_le64(buf + 64, f->stored);
+	put_le64(buf + 72, f->zero);
+	put_le64(buf + 80, f->ancestor);
+	put_le64(buf + 88, f->slots);
+	put_le32(buf + 96, f->flags);
+	put_le32(buf + 100, f->header_crc);
+	put_le32(buf + 104, f->nsec);
+	for (i = 0; i < f->nsec; i++, p += SECTION_SIZE) {
+		put_le32(p, f->sec[i].type);
+		put_le32(p + 4, f->sec[i].crc);
+		put_le64(p + 8, f->sec[i].off);
+		put_le64(p + 16, f->sec[i].len);
+		put_le64(p + 24, f->sec[i].extra);
+	}
+	put_le32(buf + CRC_AT, crc32c(0, buf, CRC_AT));
+}
+
+/* Sections follow one another from the data to the footer, without a gap. */
+static const char *
+check_sections(const struct image_footer *f, const struct image_header *h)
+{
+	uint64_t at = h->data_off, end = f->file_len - FOOTER_SIZE;
+	const struct section *s;
+	uint32_t i;
+
+	if (end < at)
+		return "file is too short for its header";
+	for (i = 0; i < f->nsec; i++) {
+		s = &f->sec[i];
+		if (s->off != at || s->len > end - at)
+			return "sections do not fill the file";
+		if (footer_section(f, s->type) != s)
+			return "a section is there twice";
+		if (s->type < SEC_WHOLE && s->type > SEC_ROOT)
+			return "unknown kind of table";
+		if (s->extra != 0 && s->type <= SEC_LABEL && s->type != SEC_TAIL)
+			return "reserved field of a section is not zero";
+		at += s->len;
+	}
+	if (at != end)
+		return "sections do not fill the file";
+	for (i = SEC_DATA; i <= SEC_ROOT; i++)
+		if (footer_section(f, i) == NULL)
+			return "a table is missing";
+	if (footer_section(f, SEC_PREAMBLE) == NULL ||
+	    footer_section(f, SEC_PROLOGUE) == NULL ||
+	    footer_section(f, SEC_RAM_MAP) == NULL ||
+	    footer_section(f, SEC_TAIL) == NULL)
+		return "a section is missing";
+	s = footer_section(f, SEC_TAIL);
+	if (s->extra > s->len || s->len == 0)
+		return "impossible length of the device state";
+	return NULL;
+}
+
+const char *
+footer_decode(const uint8_t *buf, uint64_t file_len,
+    const struct image_header *h, struct image_footer *f)
+{
+	const uint8_t *p = buf + SECTION_AT;
+	uint32_t i;
+
+	if (memcmp(buf, footer_magic, MAGIC) != 0)
+		return "no footer: an interrupted save or a cut copy";
+	if (get_le32(buf + CRC_AT) != crc32c(0, buf, CRC_AT))
+		return "footer fails its checksum";
+	f->file_len = get_le64(buf + 16);
+	f->tag = get_le64(buf + 24);
+	memcpy(f->uuid, buf + 32, 16);
+	f->time = get_le64(buf + 48);
+	f->npages = get_le64(buf + 56);
+	f->stored = get_le64(buf + 64);
+	f->zero = get_le64(buf + 72);
+	f->ancestor = get_le64(buf + 80);
+	f->slots = get_le64(buf + 88);
+	f->flags = get_le32(buf + 96);
+	f->header_crc = get_le32(buf + 100);
+	f->nsec = get_le32(buf + 104);
+	if (f->file_len != file_len)
+		return "file is not as long as its footer says";
+	if (f->header_crc != h->crc)
+		return "header and footer are not of one image";
+	if ((f->flags & ~(uint32_t)IMAGE_FLAGS) != 0 || get_le32(buf + 108) != 0)
+		return "reserved bits of the footer are not zero";
+	if (f->npages > PAGES_MAX || f->stored > f->npages ||
+	    f->zero > f->npages - f->stored ||
+	    f->ancestor > f->npages - f->stored - f->zero)
+		return "impossible number of pages in the footer";
+	if (f->slots < f->stored || f->slots > PAGES_MAX)
+		return "impossible number of slots in the footer";
+	if (f->nsec > SECTIONS_MAX)
+		return "impossible number of sections in the footer";
+	for (i = 0; i < f->nsec; i++, p += SECTION_SIZE) {
+		f->sec[i].type = get_le32(p);
+		f->sec[i].crc = get_le32(p + 4);
+		f->sec[i].off = get_le64(p + 8);
+		f->sec[i].len = get_le64(p + 16);
+		f->sec[i].extra = get_le64(p + 24);
+	}
+	if (!all_zero(p, buf + CRC_AT))
+		return "reserved bytes of the footer are not zero";
+	return check_sections(f, h);
+}
+
+const struct section *
+footer_section(const struct image_footer *f, uint32_t type)
+{
+	uint32_t i;
+
+	for (i = 0; i < f->nsec; i++)
+		if (f->sec[i].type == type)
+			return &f->sec[i];
+	return NULL;
+}
+
+size_t
+ram_map_encode(uint8_t *buf, const struct ram_map *ram)
+{
+	uint8_t *p = buf + 16;
+	size_t i, n;
+
+	put_le32(buf, (uint32_t)ram->nblk);
+	put_le32(buf + 4, ram->sid);
+	put_le64(buf + 8, ram->npages);
+	for (i = 0; i < ram->nblk; i++) {
+		n = strlen(ram->blk[i].id);
+		if ((size_t)(buf + RAM_MAP_MAX - p) < n + 17)
+			return 0;
+		*p++ = (uint8_t)n;
+		memcpy(p, ram->blk[i].id, n);
+		p += n;
+		put_le64(p, ram->blk[i].len);
+		put_le64(p + 8, ram->has_addr ? ram->blk[i].addr : UINT64_MAX);
+		p += 16;
+	}
+	return (size_t)(p - buf);
+}
+
+const char *
+ram_map_decode(const uint8_t *buf, size_t len, uint32_t page_size,
+    struct ram_map *ram)
+{
+	static const char bad[] = "RAM map is damaged";
+	const uint8_t *p = buf + 16, *end = buf + len;
+	size_t i, n;
+
+	memset(ram, 0, sizeof *ram);
+	if (len < 16)
+		return bad;
+	ram->nblk = get_le32(buf);
+	ram->sid = get_le32(buf + 4);
+	ram->page_size = page_size;
+	if (ram->nblk > len / 18)
+		return bad;
+	if ((ram->blk = calloc(ram->nblk + 1, sizeof *ram->blk)) == NULL)
+		return "out of memory";
+	for (i = 0; i < ram->nblk; i++) {
+		struct ram_block *b = &ram->blk[i];
+
+		if (p == end || (n = *p++) == 0 || (size_t)(end - p) < n + 16 ||
+		    memchr(p, 0, n) != NULL)
+			return bad;
+		memcpy(b->id, p, n);
+		p += n;
+		b->len = get_le64(p);
+		b->addr = get_le64(p + 8);
+		p += 16;
+		b->first = ram->npages;
+		if (b->len == 0 || b->len % page_size != 0 ||
+		    b->len / page_size > PAGES_MAX - ram->npages)
+			return bad;
+		ram->npages += b->len / page_size;
+		if (i == 0)
+			ram->has_addr = b->addr != UINT64_MAX;
+		if (ram->has_addr != (b->addr != UINT64_MAX) ||
+		    ram_map_named(ram, b->id) != b)
+			return bad;
+	}
+	return p != end || get_le64(buf + 8) != ram->npages ? bad : NULL;
+}
+
+const struct ram_block *
+ram_map_find(const struct ram_map *ram, uint64_t page)
+{
+	size_t lo = 0, hi = ram->nblk, mid;
+
+	while (hi - lo > 1) {
+		mid = lo + (hi - lo) / 2;
+		if (ram->blk[mid].first <= page)
+			lo = mid;
+		else
+			hi = mid;
+	}
+	return &ram->blk[lo];
+}
+
+const struct ram_block *
+ram_map_named(const struct ram_map *ram, const char *id)
+{
+	size_t i;
+
+	for (i = 0; i < ram->nblk; i++)
+		if (strcmp(ram->blk[i].id, id) == 0)
+			return &ram->blk[i];
+	return NULL;
+}

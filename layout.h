@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * layout.h -- header, footer and RAM map of an image, as format.md has them.
+ */
+#ifndef LAYOUT_H
+#define LAYOUT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "snap.h"
+
+enum {
+	HEADER_SIZE = 4096,
+	FOOTER_SIZE = 4096,
+	SECTIONS_MAX = 120,
+	RAM_MAP_MAX = 32768,	/* bytes encoded */
+	UNIT_PAGES_MAX = 256,
+	CLUSTER_MIN = 65536,
+	CLUSTER_MAX = 16 << 20
+};
+
+/* Section types.  Those below SEC_WHOLE are checked part by part. */
+enum {
+	SEC_DATA = 1,
+	SEC_UNITS = 2,
+	SEC_PAGES = 3,
+	SEC_NODES = 4,
+	SEC_ROOT = 5,
+	SEC_WHOLE = 16,
+	SEC_PREAMBLE = 16,
+	SEC_PROLOGUE = 17,
+	SEC_RAM_MAP = 18,
+	SEC_ITERABLES = 19,
+	SEC_TAIL = 20,
+	SEC_ANCESTORS = 21,
+	SEC_LABEL = 22
+};
+
+/* Footer flags. */
+enum {
+	IMAGE_ENDED = 1,	/* the stream ended its RAM: an ordinary migration */
+	IMAGE_IGNORE_SHARED = 2,	/* shared memory may be missing */
+	IMAGE_FLAGS = 3
+};
+
+struct image_header {
+	uint64_t incompat, compat;
+	uint32_t page_size;
+	uint32_t unit_pages;
+	uint32_t cluster_size;
+	uint32_t data_off;
+	uint32_t crc;
+};
+
+struct section {
+	uint32_t type;
+	uint32_t crc;
+	uint64_t off, len;
+	uint64_t extra;		/* SEC_TAIL: bytes before its end-of-file byte */
+};
+
+struct image_footer {
+	uint64_t file_len;
+	uint64_t tag;
+	uint8_t uuid[16];
+	uint64_t time;		/* seconds since 1970, 0: not told */
+	uint64_t npages, stored, zero, ancestor;
+	uint64_t slots;
+	uint32_t flags;
+	uint32_t header_crc;
+	uint32_t nsec;
+	struct section sec[SECTIONS_MAX];
+};
+
+/* Fill HEADER_SIZE bytes; sets h->crc. */
+void header_encode(uint8_t *buf, struct image_header *h);
+/* NULL, or what is wrong. */
+const char *header_decode(const uint8_t *buf, struct image_header *h);
+/* Fill FOOTER_SIZE bytes. */
+void footer_encode(uint8_t *buf, const struct image_footer *f);
+/* NULL, or what is wrong with the footer of a file of file_len bytes. */
+const char *footer_decode(const uint8_t *buf, uint64_t file_len,
+    const struct image_header *h, struct image_footer *f);
+/* The first section of a type, or NULL. */
+const struct section *footer_section(const struct image_footer *f, uint32_t type);
+/* Encode ram into buf of RAM_MAP_MAX bytes; its length, 0: it does not fit. */
+size_t ram_map_encode(uint8_t *buf, const struct ram_map *ram);
+/* NULL, or what is wrong.  ram->blk is to be freed by the caller. */
+const char *ram_map_decode(const uint8_t *buf, size_t len, uint32_t page_size,
+    struct ram_map *ram);
+
+#endif

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * load.c -- an image becomes a migration stream again.
+ *
+ * All that is not RAM is checked before the first byte goes out; pages are
+ * checked as they are read.  In precopy the stream is the saved one, up to the
+ * order of the pages and without COMMAND elements; nothing is expected on
+ * stdin.  In postcopy the page server takes over (postcopy.c).
+ */
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "image.h"
+#include "options.h"
+#include "postcopy.h"
+#include "snap.h"
+#include "stream.h"
+
+int
+send_bytes(struct image *im, struct stream_out *out, uint32_t type, uint64_t len)
+{
+	const struct section *s = footer_section(image_footer(im), type);
+	uint8_t buf[16384];
+	uint64_t done;
+	size_t n;
+	int err;
+
+	if (s == NULL)
+		return 0;
+	if (len > s->len)
+		len = s->len;
+	for (done = 0; done < len; done += n) {
+		n = len - done < sizeof buf ? (size_t)(len - done) : sizeof buf;
+		if ((err = image_read(im, s, done, buf, n)) != 0 ||
+		    (err = out_copy(out, buf, n)) != 0)
+			return err;
+	}
+	return 0;
+}
+
+/* The stored pages, in file order. */
+static int
+send_stored(struct image *im, struct stream_out *out, unsigned threads)
+{
+	struct image_scan *scan = scan_new(im, threads, NULL);
+	struct image_fetch *f;
+	unsigned i;
+	int r = SNAP_ESYS, err = 0;
+
+	while (scan != NULL && err == 0 && (r = scan_next(scan, &f)) == 1) {
+		err = fetch_check(f);
+		for (i = 0; i < f->n && err == 0; i++)
+			err = out_page(out, f->page[i], fetch_data(f, i));
+		if (err == 0)
+			err = out_flush(out);
+	}
+	scan_free(scan);
+	return err != 0 ? err : r;
+}
+
+/* ROMs are not empty in a new guest, so zero pages are sent, too. */
+static int
+send_zero(struct image *im, struct stream_out *out)
+{
+	uint64_t page, slot, npages = image_ram(im)->npages;
+	int state, err = 0;
+
+	for (page = 0; page < npages && err == 0; page++) {
+		if ((state = image_lookup(im, page, &slot)) < 0)
+			return state;
+		if (state == PAGE_ZERO)
+			err = out_page(out, page, NULL);
+	}
+	return err;
+}
+
+static int
+load_precopy(struct image *im, unsigned threads)
+{
+	struct stream_out out;
+	int err;
+
+	out_init(&out, STDOUT_FILENO, image_ram(im));
+	if ((err = send_bytes(im, &out, SEC_PREAMBLE, UINT64_MAX)) != 0 ||
+	    (err = send_bytes(im, &out, SEC_PROLOGUE, UINT64_MAX)) != 0 ||
+	    (err = send_bytes(im, &out, SEC_ITERABLES, UINT64_MAX)) != 0 ||
+	    (err = out_begin(&out, SECTION_PART)) != 0 ||
+	    (err = send_stored(im, &out, threads)) != 0 ||
+	    (err = send_zero(im, &out)) != 0 ||
+	    (err = out_end(&out)) != 0)
+		return err;
+	if (image_footer(im)->flags & IMAGE_ENDED)
+		if ((err = out_begin(&out, SECTION_END)) != 0 ||
+		    (err = out_end(&out)) != 0)
+			return err;
+	if ((err = send_bytes(im, &out, SEC_TAIL, UINT64_MAX)) != 0)
+		return err;
+	return out_flush(&out);
+}
+
+/* May the image go out in the way asked for? */
+static int
+check_wishes(const struct image *im, const struct options *o)
+{
+	const struct image_header *h = image_header(im);
+
+	if (o->page_size != 0 && o->page_size != h->page_size) {
+		snap_warnx("%s: its pages have %u bytes, not %u", image_path(im),
+		    (unsigned)h->page_size, (unsigned)o->page_size);
+		return SNAP_ESYS;
+	}
+	if (o->percent >= 0 && (image_footer(im)->flags & IMAGE_IGNORE_SHARED)) {
+		snap_warnx("%s: saved with x-ignore-shared, which QEMU loads in precopy only",
+		    image_path(im));
+		return SNAP_ESYS;
+	}
+	return 0;
+}
+
+int
+run_load(const struct options *o)
+{
+	struct image *im = NULL;
+	int err = SNAP_ESYS;
+
+	if (isatty(STDOUT_FILENO))
+		snap_warnx("load: the stream goes to stdout, which is a terminal");
+	else if ((im = image_open(o->file[0], o->io_flags, &err)) != NULL &&
+	    (err = check_wishes(im, o)) == 0 &&
+	    (err = image_check_sections(im, NULL)) == 0) {
+		err = o->percent < 0 ? load_precopy(im, o->threads) :
+		    load_postcopy(im, o);
+		image_close(im);
+		return err;
+	}
+	stream_reject(STDOUT_FILENO);
+	image_close(im);
+	return err;
+}

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * message.c -- what is said to people, on stderr and stdout.
+ *
+ * One write for one line, so that the lines of several processes do not mix.
+ * Names come from strangers (files, RAM blocks, sections): control characters
+ * in them are shown as '?', lest they steer the reader's terminal.
+ */
+#include "snap.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { LINE = 2048 };
+
+static void
+say(int err, const char *fmt, va_list ap)
+{
+	char line[LINE];
+	size_t n, i;
+
+	strcpy(line, "qemu-snap: ");
+	n = strlen(line);
+	vsnprintf(line + n, sizeof line - 2 - n, fmt, ap);
+	n = strlen(line);
+	if (err != 0) {
+		snprintf(line + n, sizeof line - 1 - n, ": %s", strerror(err));
+		n = strlen(line);
+	}
+	for (i = 0; i < n; i++)
+		if ((unsigned char)line[i] < ' ' || line[i] == 0x7f)
+			line[i] = '?';
+	line[n++] = '\n';
+	fwrite(line, 1, n, stderr);
+}
+
+void
+snap_warnx(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	say(0, fmt, ap);
+	va_end(ap);
+}
+
+void
+snap_warn(int err, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	say(err, fmt, ap);
+	va_end(ap);
+}
+
+int
+close_stdout(int status)
+{
+	if (fflush(stdout) == 0 && !ferror(stdout))
+		return status;
+	if (status == 0)
+		snap_warnx("stdout: cannot be written");
+	return status == 0 ? SNAP_ESYS : status;
+}

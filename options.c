@@ -1,0 +1,395 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * options.c -- the command line.
+ *
+ * Options may stand before or after the verb.  All words are read even after a
+ * mistake: who calls us by mistake is still to be served (a migration stream
+ * drained, a waiting destination told), and that depends on the verb.
+ */
+#include "options.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "aio.h"
+#include "layout.h"
+#include "snap.h"
+
+enum {
+	THREADS = 4,		/* more do not help a single disk or pipe */
+	THREADS_MAX = 64,
+	CLUSTER_SIZE = 1 << 20,
+	UNIT_PAGES = 16
+};
+
+enum id {
+	O_IMAGE_SIZE, O_NOCACHE, O_CACHE, O_AIO, O_PAGE_SIZE, O_POSTCOPY, O_RATE,
+	O_REPRODUCIBLE, O_CLUSTER_SIZE, O_UNIT_PAGES, O_JSON, O_TRACE, O_VERSION,
+	O_HELP, O_LATER
+};
+
+enum takes { NOTHING, VALUE, MAYBE };	/* MAYBE: --x=VALUE, or -x and a number */
+
+enum {
+	SAVE = 1 << VERB_SAVE,
+	LOAD = 1 << VERB_LOAD,
+	INFO = 1 << VERB_INFO,
+	CHECK = 1 << VERB_CHECK,
+	ANY = ~0
+};
+
+static const struct option {
+	const char *name;
+	char letter;
+	enum id id;
+	enum takes takes;
+	int verbs;		/* the verbs it belongs to */
+} options[] = {
+	{ "image-size",		's', O_IMAGE_SIZE,	VALUE,	SAVE },
+	{ "nocache",		'n', O_NOCACHE,		NOTHING, SAVE | LOAD | CHECK },
+	{ "cache",		0,   O_CACHE,		VALUE,	SAVE | LOAD | CHECK },
+	{ "aio",		0,   O_AIO,		VALUE,	SAVE | LOAD | CHECK },
+	{ "page-size",		'S', O_PAGE_SIZE,	VALUE,	SAVE | LOAD },
+	{ "postcopy",		'p', O_POSTCOPY,	MAYBE,	LOAD },
+	{ "rate",		0,   O_RATE,		VALUE,	LOAD },
+	{ "reproducible",	0,   O_REPRODUCIBLE,	NOTHING, SAVE },
+	{ "cluster-size",	0,   O_CLUSTER_SIZE,	VALUE,	SAVE },
+	{ "unit-pages",		0,   O_UNIT_PAGES,	VALUE,	SAVE },
+	{ "json",		0,   O_JSON,		NOTHING, INFO },
+	{ "trace",		't', O_TRACE,		NOTHING, ANY },
+	{ "version",		'V', O_VERSION,		NOTHING, ANY },
+	{ "help",		'h', O_HELP,		NOTHING, ANY },
+	{ "compress",		0,   O_LATER,		VALUE,	ANY },
+	{ "base",		0,   O_LATER,		VALUE,	ANY },
+	{ "record",		0,   O_LATER,		MAYBE,	ANY },
+	{ "no-hot",		0,   O_LATER,		NOTHING, ANY },
+	{ "resume",		0,   O_LATER,		NOTHING, ANY },
+	{ "uuid",		0,   O_LATER,		VALUE,	ANY },
+	{ "host-page-size",	0,   O_LATER,		VALUE,	ANY },
+	{ "label",		0,   O_LATER,		VALUE,	ANY },
+	{ "progress",		0,   O_LATER,		NOTHING, ANY },
+	{ "status-fd",		0,   O_LATER,		VALUE,	ANY }
+};
+enum { NOPTIONS = sizeof options / sizeof options[0] };
+
+static const struct {
+	const char *name;
+	enum verb verb;
+	int min, max;		/* arguments */
+} verbs[] = {
+	{ "save", VERB_SAVE, 1, 1 },
+	{ "load", VERB_LOAD, 1, 1 },
+	{ "info", VERB_INFO, 1, 1 },
+	{ "check", VERB_CHECK, 1, 1 << 30 }
+};
+enum { NVERBS = sizeof verbs / sizeof verbs[0] };
+
+static int
+wrong(const struct option *opt, const char *value, const char *what)
+{
+	snap_warnx("--%s=%s: %s", opt->name, value, what);
+	return SNAP_ESYS;
+}
+
+/* A decimal number up to max; *end is what follows.  -1: there is none. */
+static int
+number(const char *s, uint64_t max, uint64_t *v, const char **end)
+{
+	uint64_t n = 0;
+
+	if (*s < '0' || *s > '9')
+		return -1;
+	for (; *s >= '0' && *s <= '9'; s++) {
+		if (n > (max - (uint64_t)(*s - '0')) / 10)
+			return -1;
+		n = n * 10 + (uint64_t)(*s - '0');
+	}
+	*v = n;
+	*end = s;
+	return 0;
+}
+
+static int
+plain_number(const char *s, uint64_t max, uint64_t *v)
+{
+	const char *end;
+
+	return number(s, max, v, &end) == 0 && *end == '\0' ? 0 : -1;
+}
+
+/* A size in bytes, with K, M, G or T behind it or not. */
+static int
+size(const char *s, uint64_t *v)
+{
+	static const char units[] = "KMGTkmgt";
+	const char *end, *u;
+	unsigned shift;
+
+	if (number(s, INT64_MAX, v, &end) != 0)
+		return -1;
+	if (*end == '\0')
+		return 0;
+	if ((u = strchr(units, *end)) == NULL || end[1] != '\0')
+		return -1;
+	shift = 10 * ((unsigned)(u - units) % 4 + 1);
+	if (*v > (uint64_t)INT64_MAX >> shift)
+		return -1;
+	*v <<= shift;
+	return 0;
+}
+
+/* A size that is a power of two between min and max. */
+static int
+size_between(const struct option *opt, const char *s, uint32_t min, uint32_t max,
+    uint32_t *v)
+{
+	uint64_t n;
+
+	if (size(s, &n) != 0 || n < min || n > max || (n & (n - 1)) != 0) {
+		snap_warnx("--%s=%s: not a power of two from %u to %u", opt->name, s,
+		    (unsigned)min, (unsigned)max);
+		return SNAP_ESYS;
+	}
+	*v = (uint32_t)n;
+	return 0;
+}
+
+static int
+set_cache(struct options *o, const struct option *opt, const char *mode)
+{
+	static const struct { const char *name; int flags, unsafe; } modes[] = {
+		{ "writeback", 0, 0 },
+		{ "none", IO_DIRECT, 0 },
+		{ "writethrough", IO_DSYNC, 0 },
+		{ "directsync", IO_DIRECT | IO_DSYNC, 0 },
+		{ "unsafe", 0, 1 }
+	};
+	size_t i;
+
+	for (i = 0; i < sizeof modes / sizeof modes[0]; i++)
+		if (strcmp(mode, modes[i].name) == 0) {
+			o->io_flags = modes[i].flags;
+			o->unsafe = modes[i].unsafe;
+			return 0;
+		}
+	return wrong(opt, mode, "not writeback, none, writethrough, directsync or unsafe");
+}
+
+static int
+set_aio(struct options *o, const struct option *opt, const char *s)
+{
+	uint64_t n;
+
+	if (strcmp(s, "threads") == 0 || strcmp(s, "native") == 0 ||
+	    strcmp(s, "io_uring") == 0)
+		return 0;
+	if (strncmp(s, "threads,", 8) != 0 ||
+	    plain_number(s + 8, THREADS_MAX, &n) != 0)
+		return wrong(opt, s, "not threads, threads,N (0 to 64), native or io_uring");
+	o->threads = (unsigned)n;
+	return 0;
+}
+
+static int
+set(struct options *o, const struct option *opt, const char *value)
+{
+	uint64_t n;
+
+	switch (opt->id) {
+	case O_IMAGE_SIZE:
+		if (size(value, &o->max_size) != 0)
+			return wrong(opt, value, "not a size");
+		return 0;
+	case O_NOCACHE:
+		return set_cache(o, opt, "none");
+	case O_CACHE:
+		return set_cache(o, opt, value);
+	case O_AIO:
+		return set_aio(o, opt, value);
+	case O_PAGE_SIZE:
+		return size_between(opt, value, PAGE_SIZE_MIN, PAGE_SIZE_MAX,
+		    &o->page_size);
+	case O_POSTCOPY:
+		o->percent = 0;
+		if (value == NULL)
+			return 0;
+		if (plain_number(value, 100, &n) != 0)
+			return wrong(opt, value, "not a percentage from 0 to 100");
+		o->percent = (int)n;
+		return 0;
+	case O_RATE:
+		if (size(value, &o->rate) != 0 || o->rate == 0)
+			return wrong(opt, value, "not a number of bytes a second");
+		return 0;
+	case O_REPRODUCIBLE:
+		o->reproducible = 1;
+		return 0;
+	case O_CLUSTER_SIZE:
+		return size_between(opt, value, CLUSTER_MIN, CLUSTER_MAX,
+		    &o->cluster_size);
+	case O_UNIT_PAGES:
+		return size_between(opt, value, 1, UNIT_PAGES_MAX, &o->unit_pages);
+	case O_JSON:
+		o->json = 1;
+		return 0;
+	case O_TRACE:
+		o->trace = 1;
+		return 0;
+	case O_VERSION:
+		o->version = 1;
+		return 0;
+	case O_HELP:
+		o->help = 1;
+		return 0;
+	case O_LATER:
+		snap_warnx("--%s: not in this version", opt->name);
+		return SNAP_ESYS;
+	}
+	return SNAP_EBUG;
+}
+
+/* --name, --name=value, or --name and the value in the next word. */
+static int
+long_option(struct options *o, const char *word, char ***next, unsigned *seen)
+{
+	size_t len = strcspn(word, "=");
+	const char *value = word[len] == '=' ? word + len + 1 : NULL;
+	unsigned i;
+
+	for (i = 0; i < NOPTIONS; i++)
+		if (strlen(options[i].name) == len &&
+		    strncmp(options[i].name, word, len) == 0)
+			break;
+	if (i == NOPTIONS) {
+		snap_warnx("--%s: no such option", word);
+		return SNAP_ESYS;
+	}
+	*seen |= 1u << i;
+	if (options[i].takes == VALUE && value == NULL) {
+		if (**next == NULL) {
+			snap_warnx("--%s: its value is missing", word);
+			return SNAP_ESYS;
+		}
+		value = *(*next)++;
+	}
+	if (options[i].takes == NOTHING && value != NULL)
+		return wrong(&options[i], value, "takes no value");
+	return set(o, &options[i], value);
+}
+
+/* Letters behind one dash; the last may take the rest of the word, or the next. */
+static int
+short_options(struct options *o, const char *word, char ***next, unsigned *seen)
+{
+	const char *value;
+	uint64_t n;
+	unsigned i;
+	int err;
+
+	while (*word != '\0') {
+		for (i = 0; i < NOPTIONS; i++)
+			if (options[i].letter == *word)
+				break;
+		if (i == NOPTIONS) {
+			snap_warnx("-%c: no such option", *word);
+			return SNAP_ESYS;
+		}
+		*seen |= 1u << i;
+		word++;
+		value = NULL;
+		if (options[i].takes != NOTHING && *word != '\0') {
+			value = word;
+			word += strlen(word);
+		} else if (options[i].takes == VALUE) {
+			if (**next == NULL) {
+				snap_warnx("-%c: its value is missing", options[i].letter);
+				return SNAP_ESYS;
+			}
+			value = *(*next)++;
+		} else if (options[i].takes == MAYBE && **next != NULL &&
+		    plain_number(**next, 100, &n) == 0)
+			value = *(*next)++;
+		if ((err = set(o, &options[i], value)) != 0)
+			return err;
+	}
+	return 0;
+}
+
+static enum verb
+verb_named(const char *word)
+{
+	unsigned i;
+
+	for (i = 0; i < NVERBS; i++)
+		if (strcmp(word, verbs[i].name) == 0)
+			return verbs[i].verb;
+	return VERB_UNKNOWN;
+}
+
+/* Do the options belong to the verb, and has it its arguments? */
+static int
+check_words(const struct options *o, const char *verb, unsigned seen)
+{
+	unsigned i;
+
+	if (o->help || o->version)
+		return 0;
+	if (o->verb == VERB_NONE) {
+		snap_warnx("no verb: save, load, info or check; --help tells more");
+		return SNAP_ESYS;
+	}
+	if (o->verb == VERB_UNKNOWN) {
+		snap_warnx("%s: no such verb; --help tells more", verb);
+		return SNAP_ESYS;
+	}
+	for (i = 0; i < NOPTIONS; i++)
+		if ((seen >> i & 1) && !(options[i].verbs >> o->verb & 1)) {
+			snap_warnx("--%s: not for %s", options[i].name, verb);
+			return SNAP_ESYS;
+		}
+	for (i = 0; verbs[i].verb != o->verb; i++)
+		;
+	if (o->nfile < verbs[i].min) {
+		snap_warnx("%s: the name of the image is missing", verb);
+		return SNAP_ESYS;
+	}
+	if (o->nfile > verbs[i].max) {
+		snap_warnx("%s: one argument too many: %s", verb, o->file[verbs[i].max]);
+		return SNAP_ESYS;
+	}
+	return 0;
+}
+
+int
+options_parse(struct options *o, int argc, char **argv)
+{
+	char **next = argv + (argc > 0), *word, *verb = NULL;
+	unsigned seen = 0;
+	int only_words = 0, err = 0, e;
+
+	memset(o, 0, sizeof *o);
+	o->max_size = INT64_MAX;
+	o->threads = THREADS;
+	o->cluster_size = CLUSTER_SIZE;
+	o->unit_pages = UNIT_PAGES;
+	o->percent = -1;
+	o->file = next;
+	while ((word = *next) != NULL) {
+		next++;
+		e = 0;
+		if (only_words || word[0] != '-' || word[1] == '\0') {
+			if (verb == NULL)
+				o->verb = verb_named(verb = word);
+			else
+				o->file[o->nfile++] = word;
+		} else if (strcmp(word, "--") == 0)
+			only_words = 1;
+		else if (word[1] == '-')
+			e = long_option(o, word + 2, &next, &seen);
+		else
+			e = short_options(o, word + 1, &next, &seen);
+		if (err == 0)
+			err = e;
+	}
+	return err != 0 ? err : check_words(o, verb, seen);
+}

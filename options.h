@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * options.h -- what the command line says, and the verbs that carry it out.
+ */
+#ifndef OPTIONS_H
+#define OPTIONS_H
+
+#include <stdint.h>
+
+enum verb {
+	VERB_NONE,	/* none was given */
+	VERB_UNKNOWN,	/* one that is not ours */
+	VERB_SAVE,
+	VERB_LOAD,
+	VERB_INFO,
+	VERB_CHECK
+};
+
+struct options {
+	enum verb verb;
+	char **file;		/* the arguments of the verb; parts of argv */
+	int nfile;
+	int help, version;	/* asked for: nothing else is to be done */
+
+	uint64_t max_size;	/* --image-size, bytes */
+	int io_flags;		/* IO_*, from --cache */
+	int unsafe;
+	unsigned threads;
+	uint32_t page_size;	/* 0: the stream's */
+	uint32_t cluster_size;	/* bytes */
+	uint32_t unit_pages;
+	int reproducible;
+	int percent;		/* --postcopy; -1: precopy */
+	uint64_t rate;		/* bytes a second; 0: no limit */
+	int json, trace;
+};
+
+/*
+ * Read the command line; argv is reordered: the verb's arguments come last.
+ * 0, or SNAP_ESYS after a message; o->verb is right even then.
+ */
+int options_parse(struct options *o, int argc, char **argv);
+
+/* What a verb returns: 0, or SNAP_E* after a message. */
+int run_save(const struct options *o);
+int run_load(const struct options *o);
+int run_info(const struct options *o);
+int run_check(const struct options *o);
+
+#endif

@@ -1,0 +1,973 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * postcopy.c -- the switch-over, and the page server behind it.
+ *
+ * The destination is told everything first: RAM blocks, which of their pages
+ * it has not got (DISCARD), and in one PACKAGED piece LISTEN, the state of the
+ * devices, and RUN.  From LISTEN on it asks for pages over the return path;
+ * meanwhile all stored pages are pushed to it.  Pages that are zero or were
+ * never saved are sent only when asked for: what QEMU never got reads as zero.
+ *
+ *	PRECOPY --switch_over--> SERVING --finish--> ENDING --SHUT--> done
+ *
+ *	PRECOPY	 the first pages go out; skipped with --postcopy=0
+ *	SERVING	 pump(): requests come in, pages go out
+ *	ENDING	 the stream has ended, the destination has the last word
+ *
+ * Three queues, served in this order:
+ *
+ *	asked	 pages the guest waits for: a ring of small reads
+ *	near	 the neighbours in the file of pages asked for; the same reads
+ *	pushed	 the rest in file order: a ring of larger reads
+ *
+ * P1  The unit of asking, sending and marking is the host page of a block.  It
+ *     goes out once (placed twice it is an error), whole, and in one piece: once
+ *     begun, nothing else goes out before it is complete.
+ * P2  A host page is marked sent when its first record goes out, not when it
+ *     is queued: a page asked for overtakes its own copy in the push queue.
+ * P3  Records go out one at a time, the next when the pipe took all of the last:
+ *     before a page asked for stands what the pipe holds and the host page begun.
+ * P4  A page that cannot be read, or is not what was saved, ends the service;
+ *     QEMU then pauses the guest.  No page goes out unverified.
+ * P5  The ring buffer of a record is given back when the pipe took the record.
+ */
+#include "postcopy.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "bytes.h"
+#include "table.h"
+
+enum {
+	ASKED_DEPTH = 16,
+	ASKED_SIZE = 64 << 10,	/* as quick to read as one page from most disks */
+	PUSH_DEPTH = 8,
+	PUSH_SIZE = 256 << 10,
+	NEAR_MAX = 8,		/* batches of neighbours that wait */
+	QUEUE = 1024,		/* requests that wait; then stdin does */
+	BURST = 4,		/* records between two looks at stdin */
+	RANGES = 512,		/* of a DISCARD command */
+	RATE_SLACK_MS = 10,	/* what --rate may make up for */
+	MARK_CHUNK = 1 << 18	/* bits */
+};
+
+/* A bit for each host page; memory follows what is set. */
+struct marks {
+	uint8_t **chunk;
+};
+
+/* Records to be sent, in this order. */
+struct batch {
+	struct image_fetch f;
+	unsigned n, next;
+	uint64_t *page;		/* target pages */
+	uint8_t **data;		/* NULL: zero */
+	unsigned asked;		/* the first so many were asked for */
+};
+
+/* A host page, and how far it is queued. */
+struct job {
+	uint64_t next, end;	/* target pages; next == end: no job */
+};
+
+/* A ring of batches, and what of it goes out now. */
+struct lane {
+	struct aio *ring;
+	unsigned depth, busy;	/* batches in all; in the ring */
+	struct batch *batch, **idle, *cur;
+	unsigned nidle;
+	struct job job;
+	int skip;		/* the host page under way went out already */
+};
+
+struct server {
+	struct image *im;
+	const struct options *opt;
+	const struct ram_map *ram;
+	struct stream_out out;
+	struct rp_in rp;
+	int serving;		/* the return path is alive */
+
+	uint32_t *host;		/* target pages a host page, by block */
+	uint64_t *host_first;	/* number of its first host page, by block */
+	uint64_t nhost;		/* host pages in all */
+	struct marks sent;	/* gone out, or going */
+	struct marks asked;	/* in the queue of requests, or further */
+	struct marks pushed;	/* queued for the push; large host pages only */
+	uint64_t nsent;		/* host pages */
+
+	struct lane urgent, push;
+	struct batch *near[NEAR_MAX];
+	unsigned nnear;
+	struct lane *begun;	/* whose host page is under way */
+	struct batch *spent;	/* to be given back after the flush */
+	struct lane *spent_lane;
+	uint64_t slot;		/* the push is so far */
+	struct { uint64_t host, n; } queue[QUEUE];
+	unsigned qhead, qlen;
+
+	int64_t allowed;	/* ns: when --rate lets the next push go */
+	uint64_t stored_sent, requests, repeats, answered;
+};
+
+/* ---- marks ---- */
+
+static int
+marks_init(struct marks *m, uint64_t n)
+{
+	uint64_t chunks = n / MARK_CHUNK + 1;
+
+	m->chunk = chunks > SIZE_MAX / sizeof *m->chunk ? NULL :
+	    calloc((size_t)chunks, sizeof *m->chunk);
+	return m->chunk == NULL ? -1 : 0;
+}
+
+static void
+marks_free(struct marks *m, uint64_t n)
+{
+	uint64_t i;
+
+	for (i = 0; m->chunk != NULL && i <= n / MARK_CHUNK; i++)
+		free(m->chunk[i]);
+	free(m->chunk);
+}
+
+static int
+marked(const struct marks *m, uint64_t i)
+{
+	const uint8_t *c = m->chunk[i / MARK_CHUNK];
+
+	return c != NULL && c[i % MARK_CHUNK / 8] >> i % 8 & 1;
+}
+
+static int
+mark(struct marks *m, uint64_t i)
+{
+	uint8_t **c = &m->chunk[i / MARK_CHUNK];
+
+	if (*c == NULL && (*c = calloc(MARK_CHUNK / 8, 1)) == NULL) {
+		snap_warn(ENOMEM, "postcopy");
+		return SNAP_ESYS;
+	}
+	(*c)[i % MARK_CHUNK / 8] |= (uint8_t)(1u << i % 8);
+	return 0;
+}
+
+/* ---- host pages ---- */
+
+static size_t
+block_index(const struct server *p, const struct ram_block *b)
+{
+	return (size_t)(b - p->ram->blk);
+}
+
+static uint64_t
+host_of(const struct server *p, uint64_t page)
+{
+	const struct ram_block *b = ram_map_find(p->ram, page);
+	size_t k = block_index(p, b);
+
+	return p->host_first[k] + (page - b->first) / p->host[k];
+}
+
+/* The block of a host page. */
+static size_t
+block_of_host(const struct server *p, uint64_t host)
+{
+	size_t lo = 0, hi = p->ram->nblk, mid;
+
+	while (hi - lo > 1) {
+		mid = lo + (hi - lo) / 2;
+		if (p->host_first[mid] <= host)
+			lo = mid;
+		else
+			hi = mid;
+	}
+	return lo;
+}
+
+static struct job
+job_of_host(const struct server *p, uint64_t host)
+{
+	size_t k = block_of_host(p, host);
+	struct job j;
+
+	j.next = p->ram->blk[k].first + (host - p->host_first[k]) * p->host[k];
+	j.end = j.next + p->host[k];
+	return j;
+}
+
+/* The destination runs on this machine: its RAM has the system's page size. */
+static int
+find_host_pages(struct server *p)
+{
+	long size = sysconf(_SC_PAGESIZE);
+	const struct ram_block *b;
+	size_t k;
+
+	if (size < (long)p->ram->page_size) {
+		snap_warnx("%s: pages of %u bytes on a host with pages of %ld: "
+		    "QEMU loads this in precopy only", image_path(p->im),
+		    (unsigned)p->ram->page_size, size);
+		return SNAP_ESYS;
+	}
+	p->host = calloc(p->ram->nblk + 1, sizeof *p->host);
+	p->host_first = calloc(p->ram->nblk + 1, sizeof *p->host_first);
+	if (p->host == NULL || p->host_first == NULL) {
+		snap_warn(ENOMEM, "postcopy");
+		return SNAP_ESYS;
+	}
+	for (k = 0; k < p->ram->nblk; k++) {
+		b = &p->ram->blk[k];
+		if (b->len % (uint64_t)size != 0) {
+			snap_warnx("%s: block %s is not whole pages of %ld bytes: "
+			    "QEMU loads this in precopy only", image_path(p->im), b->id,
+			    size);
+			return SNAP_ESYS;
+		}
+		p->host[k] = (uint32_t)((uint64_t)size / p->ram->page_size);
+		p->host_first[k] = p->nhost;
+		p->nhost += b->len / (uint64_t)size;
+	}
+	return 0;
+}
+
+/* ---- batches ---- */
+
+static void
+batch_reset(struct batch *b)
+{
+	fetch_reset(&b->f);
+	b->n = b->next = b->asked = 0;
+}
+
+/* Add a target page; slot is its place if state is PAGE_STORED. */
+static int
+batch_add(struct batch *b, uint64_t page, int state, uint64_t slot)
+{
+	int err;
+
+	b->data[b->n] = NULL;
+	if (state == PAGE_STORED) {
+		b->data[b->n] = fetch_data(&b->f, b->f.n);
+		if ((err = fetch_add(&b->f, slot)) != 0)
+			return err;
+	}
+	b->page[b->n++] = page;
+	return 0;
+}
+
+/* Add pages of the job until it or the room ends. */
+static int
+batch_add_job(struct server *p, struct batch *b, struct job *j)
+{
+	uint64_t slot = 0;
+	int st, err;
+
+	for (; j->next < j->end && b->n < b->f.max; j->next++)
+		if ((st = image_lookup(p->im, j->next, &slot)) < 0 ||
+		    (err = st, st = batch_add(b, j->next, err, slot)) != 0)
+			return st;
+	return 0;
+}
+
+static int
+lane_init(struct lane *l, struct image *im, unsigned threads, unsigned depth,
+    uint32_t size)
+{
+	uint32_t page_size = image_header(im)->page_size;
+	unsigned max = size > page_size ? size / page_size : 1;
+	struct batch *b;
+
+	l->ring = aio_new(threads, depth);
+	l->batch = calloc(depth, sizeof *l->batch);
+	l->idle = calloc(depth, sizeof *l->idle);
+	if (l->ring == NULL || l->batch == NULL || l->idle == NULL)
+		goto bad;
+	if (threads > 0 && aio_pollfd(l->ring) < 0)
+		goto bad;
+	for (; l->depth < depth; l->depth++) {
+		b = &l->batch[l->depth];
+		b->page = calloc(max, sizeof *b->page);
+		b->data = calloc(max, sizeof *b->data);
+		l->idle[l->nidle++] = b;
+		if (fetch_init(&b->f, im, max) != 0 || b->page == NULL || b->data == NULL)
+			goto bad;
+		b->f.arg = b;
+	}
+	return 0;
+bad:
+	snap_warnx("postcopy: no memory, threads or descriptors left");
+	return SNAP_ESYS;
+}
+
+static void
+lane_free(struct lane *l, unsigned depth)
+{
+	unsigned i;
+
+	aio_free(l->ring);
+	for (i = 0; l->batch != NULL && i < depth; i++) {
+		fetch_free(&l->batch[i].f);
+		free(l->batch[i].page);
+		free(l->batch[i].data);
+	}
+	free(l->batch);
+	free(l->idle);
+}
+
+static void
+lane_submit(struct lane *l, struct batch *b)
+{
+	l->busy++;
+	aio_submit(l->ring, &b->f.req);
+}
+
+/* Have the lane's next batch in l->cur, if it is read. */
+static int
+lane_take(struct lane *l)
+{
+	struct aio_req *r;
+	struct image_fetch *f;
+
+	if (l->cur != NULL || (r = aio_try(l->ring)) == NULL)
+		return 0;
+	l->busy--;
+	f = r->arg;
+	l->cur = f->arg;
+	return fetch_check(f);
+}
+
+/* ---- what is asked for ---- */
+
+static int
+add_request(struct server *p, const struct rp_msg *m)
+{
+	size_t k = block_index(p, m->blk);
+	uint64_t size = (uint64_t)p->host[k] * p->ram->page_size, h, first, end;
+	unsigned at;
+	int err;
+
+	p->requests++;
+	first = p->host_first[k] + m->start / size;
+	end = p->host_first[k] + (m->start + m->len - 1) / size + 1;
+	for (h = first; h < end; h++)
+		if (!marked(&p->sent, h) && !marked(&p->asked, h))
+			break;
+	if (h == end) {
+		p->repeats++;
+		return 0;
+	}
+	for (; h < end; h++)
+		if ((err = mark(&p->asked, h)) != 0)
+			return err;
+	at = (p->qhead + p->qlen++) % QUEUE;
+	p->queue[at].host = first;
+	p->queue[at].n = end - first;
+	return 0;
+}
+
+/* Take all messages that are here, as long as there is room for requests. */
+static int
+take_messages(struct server *p)
+{
+	struct rp_msg m;
+	int r = 0;
+
+	while (p->qlen < QUEUE && (r = rp_next(&p->rp, &m)) == 1)
+		switch (m.type) {
+		case RP_REQ_PAGES:
+		case RP_REQ_PAGES_ID:
+			if ((r = add_request(p, &m)) != 0)
+				return r;
+			break;
+		case RP_SHUT:
+			snap_warnx("the destination gave up (%u)", (unsigned)m.value);
+			return SNAP_ESYS;
+		default:
+			break;
+		}
+	return r < 0 ? r : 0;
+}
+
+/* The next host page asked for that has not gone out: 1, or 0. */
+static int
+next_asked(struct server *p, struct job *j)
+{
+	uint64_t h;
+
+	while (p->qlen > 0) {
+		h = p->queue[p->qhead].host++;
+		if (--p->queue[p->qhead].n == 0) {
+			p->qhead = (p->qhead + 1) % QUEUE;
+			p->qlen--;
+		}
+		if (!marked(&p->sent, h)) {
+			*j = job_of_host(p, h);
+			return 1;
+		}
+	}
+	return 0;
+}
+
+/* The page asked for stands alone in b: add its neighbours in the file. */
+static int
+add_neighbours(struct server *p, struct batch *b)
+{
+	uint64_t asked = b->page[0], slot, first, end, page, h;
+	uint64_t slots = image_footer(p->im)->slots;
+	uint32_t crc;
+	int err;
+
+	if ((err = image_lookup(p->im, asked, &slot)) < 0)
+		return err;
+	if (err != PAGE_STORED)
+		return 0;
+	first = slot / b->f.max * b->f.max;
+	end = slots - first < b->f.max ? slots : first + b->f.max;
+	for (slot = first; slot < end; slot++) {
+		if ((err = image_slot(p->im, slot, &page, &crc)) != 0)
+			return err;
+		if (page == DEAD_PAGE || page == asked ||
+		    p->host[block_index(p, ram_map_find(p->ram, page))] > 1)
+			continue;
+		h = host_of(p, page);
+		if (!marked(&p->sent, h) && !marked(&p->asked, h) &&
+		    (err = batch_add(b, page, PAGE_STORED, slot)) != 0)
+			return err;
+	}
+	return 0;
+}
+
+static int
+fill_urgent(struct server *p)
+{
+	struct lane *l = &p->urgent;
+	struct batch *b;
+	int err, whole;
+
+	for (;;) {
+		if (l->job.next == l->job.end && !next_asked(p, &l->job))
+			return 0;
+		if (l->nidle == 0 && p->nnear > 0) {	/* neighbours can wait for the push */
+			l->idle[l->nidle++] = p->near[0];
+			memmove(p->near, p->near + 1, --p->nnear * sizeof p->near[0]);
+		}
+		if (l->nidle == 0)
+			return 0;
+		b = l->idle[--l->nidle];
+		batch_reset(b);
+		whole = l->job.end - l->job.next == 1;
+		if ((err = batch_add_job(p, b, &l->job)) != 0)
+			return err;
+		b->asked = b->n;
+		if (whole && b->n == 1 && (err = add_neighbours(p, b)) != 0)
+			return err;
+		lane_submit(l, b);
+	}
+}
+
+/* ---- the push ---- */
+
+/* Queue the next stored page, with its host page: 1, or 0: none is left. */
+static int
+push_next(struct server *p, struct batch *b)
+{
+	uint64_t slots = image_footer(p->im)->slots, page, h, slot;
+	struct lane *l = &p->push;
+	uint32_t crc;
+	int err;
+
+	for (; p->slot < slots; p->slot++) {
+		if ((err = image_slot(p->im, p->slot, &page, &crc)) != 0)
+			return err;
+		if (page == DEAD_PAGE)
+			continue;
+		h = host_of(p, page);
+		if (marked(&p->sent, h) || marked(&p->asked, h))
+			continue;
+		slot = p->slot;
+		l->job = job_of_host(p, h);
+		if (l->job.end - l->job.next == 1) {
+			p->slot++;
+			l->job.next = l->job.end;
+			err = batch_add(b, page, PAGE_STORED, slot);
+			return err != 0 ? err : 1;
+		}
+		if (marked(&p->pushed, h)) {
+			l->job.next = l->job.end;
+			continue;
+		}
+		return (err = mark(&p->pushed, h)) != 0 ? err : 1;
+	}
+	return 0;
+}
+
+static int
+fill_push(struct server *p)
+{
+	struct lane *l = &p->push;
+	struct batch *b;
+	int r;
+
+	while (l->nidle > 0) {
+		b = l->idle[--l->nidle];
+		batch_reset(b);
+		do {
+			r = batch_add_job(p, b, &l->job);
+			if (r == 0 && b->n < b->f.max)
+				r = push_next(p, b);
+		} while (r == 1 && b->n < b->f.max);
+		if (r < 0)
+			return r;
+		if (b->n == 0) {
+			l->idle[l->nidle++] = b;
+			return 0;
+		}
+		lane_submit(l, b);
+	}
+	return 0;
+}
+
+/* ---- sending ---- */
+
+static int64_t
+now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+/* Milliseconds until --rate lets a page go that nobody asked for. */
+static int
+rate_wait(const struct server *p)
+{
+	int64_t left;
+
+	if (p->opt->rate == 0 || (left = p->allowed - now_ns()) <= 0)
+		return 0;
+	return left > 1000000000 ? 1000 : (int)(left / 1000000) + 1;
+}
+
+static void
+rate_spend(struct server *p)
+{
+	int64_t slack = now_ns() - (int64_t)RATE_SLACK_MS * 1000000;
+
+	if (p->allowed < slack)
+		p->allowed = slack;
+	p->allowed += (int64_t)((double)p->ram->page_size * 1e9 / (double)p->opt->rate);
+}
+
+/* Record i of b, which belongs to lane l.  P1 and P2 live here. */
+static int
+send_record(struct server *p, struct lane *l, struct batch *b, unsigned i)
+{
+	uint64_t page = b->page[i], h = host_of(p, page);
+	struct job whole = job_of_host(p, h);
+	int err;
+
+	if (page == whole.next) {
+		l->skip = marked(&p->sent, h);
+		if (!l->skip) {
+			if ((err = mark(&p->sent, h)) != 0)
+				return err;
+			p->nsent++;
+		}
+	}
+	p->begun = l->skip || page == whole.end - 1 ? NULL : l;
+	if (l->skip)
+		return 0;
+	p->stored_sent += b->data[i] != NULL;
+	return out_page(&p->out, page, b->data[i]);
+}
+
+/* Give b back when the pipe has taken what was sent from it (P5). */
+static void
+spend(struct server *p, struct lane *l, struct batch *b)
+{
+	p->spent = b;
+	p->spent_lane = l;
+}
+
+static int
+send_from_lane(struct server *p, struct lane *l)
+{
+	struct batch *b = l->cur;
+	int err = send_record(p, l, b, b->next++);
+
+	if (l == &p->urgent) {
+		p->answered += !l->skip;
+		if (b->next < b->asked || b->next == b->n)
+			;
+		else if (p->nnear < NEAR_MAX) {
+			p->near[p->nnear++] = b;
+			l->cur = NULL;
+			return err;
+		} else
+			b->next = b->n;
+	}
+	if (b->next == b->n) {
+		l->cur = NULL;
+		spend(p, l, b);
+	}
+	return err;
+}
+
+static int
+send_near(struct server *p)
+{
+	struct batch *b = p->near[0];
+	int err = send_record(p, &p->urgent, b, b->next++);
+
+	if (b->next == b->n) {
+		memmove(p->near, p->near + 1, --p->nnear * sizeof p->near[0]);
+		spend(p, &p->urgent, b);
+	}
+	return err;
+}
+
+/* Put the next record into p->out: 1, 0: there is none ready, or < 0. */
+static int
+send_next(struct server *p)
+{
+	struct lane *l = p->begun;
+	int err;
+
+	if ((err = lane_take(&p->urgent)) != 0 || (err = lane_take(&p->push)) != 0)
+		return err;
+	if (l != NULL) {
+		if (l->cur == NULL)
+			return 0;	/* its next piece is still being read */
+		err = send_from_lane(p, l);
+	} else if (p->urgent.cur != NULL)
+		err = send_from_lane(p, &p->urgent);
+	else {
+		if (p->nnear == 0 && p->push.cur == NULL)
+			return 0;
+		if (p->opt->rate != 0) {
+			if (rate_wait(p) > 0)
+				return 0;
+			rate_spend(p);
+		}
+		err = p->nnear > 0 ? send_near(p) : send_from_lane(p, &p->push);
+	}
+	return err != 0 ? err : 1;
+}
+
+/* Write what waits; 1: the pipe is full. */
+static int
+flush(struct server *p)
+{
+	int r = out_flush(&p->out);
+
+	if (r == 0 && p->spent != NULL) {
+		p->spent_lane->idle[p->spent_lane->nidle++] = p->spent;
+		p->spent = NULL;
+	}
+	return r;
+}
+
+/* ---- the loop ---- */
+
+static int
+all_sent(const struct server *p)
+{
+	return p->qlen == 0 && p->urgent.busy == 0 && p->urgent.cur == NULL &&
+	    p->urgent.job.next == p->urgent.job.end && p->nnear == 0 &&
+	    p->push.busy == 0 && p->push.cur == NULL && p->spent == NULL &&
+	    p->push.job.next == p->push.job.end &&
+	    p->slot == image_footer(p->im)->slots;
+}
+
+/* Wait until something can be done. */
+static int
+wait_for_work(struct server *p)
+{
+	struct pollfd fd[4];
+	int wait = -1;
+
+	memset(fd, 0, sizeof fd);
+	fd[0].fd = p->serving && p->qlen < QUEUE ? p->rp.fd : -1;
+	fd[0].events = POLLIN;
+	fd[1].fd = p->out.fd;
+	fd[1].events = out_pending(&p->out) ? POLLOUT : 0;
+	fd[2].fd = p->urgent.busy > 0 ? aio_pollfd(p->urgent.ring) : -1;
+	fd[2].events = POLLIN;
+	fd[3].fd = p->push.busy > 0 && p->push.cur == NULL ? aio_pollfd(p->push.ring) : -1;
+	fd[3].events = POLLIN;
+	if (!out_pending(&p->out) && (p->nnear > 0 || p->push.cur != NULL) &&
+	    p->opt->rate != 0)
+		wait = rate_wait(p);
+	if (poll(fd, 4, wait) < 0 && errno != EINTR) {
+		snap_warn(errno, "poll");
+		return SNAP_ESYS;
+	}
+	if (fd[1].revents & POLLERR) {
+		snap_warnx("the destination closed the stream");
+		return SNAP_ESYS;
+	}
+	if (fd[0].revents == 0)
+		return 0;
+	if (rp_read(&p->rp) != 0)
+		return SNAP_ESYS;
+	if (p->rp.eof) {
+		snap_warnx("the destination closed the return path");
+		return SNAP_ESYS;
+	}
+	return 0;
+}
+
+/*
+ * Serve until everything has gone out or, before the switch-over, until stored
+ * pages have.  The last host page never goes before the switch-over: without
+ * a page to discard, QEMU does not let its guest run.
+ */
+static int
+pump(struct server *p, uint64_t stored)
+{
+	int i, r;
+
+	while (!all_sent(p)) {
+		if (!p->serving && p->begun == NULL && !out_pending(&p->out) &&
+		    (p->stored_sent >= stored || p->nsent + 1 >= p->nhost))
+			return 0;
+		if ((r = take_messages(p)) != 0 || (r = fill_urgent(p)) != 0 ||
+		    (r = fill_push(p)) != 0)
+			return r;
+		r = 1;
+		for (i = 0; i < BURST && r == 1; i++) {
+			if (!out_pending(&p->out) && (r = send_next(p)) < 0)
+				return r;
+			if (r == 1 && (r = flush(p)) < 0)
+				return r;
+			r = r == 0 ? 1 : 0;
+			if (!p->serving)
+				break;
+		}
+		if (r != 1 && (r = wait_for_work(p)) != 0)
+			return r;
+	}
+	return 0;
+}
+
+/* ---- the way there and the end ---- */
+
+/* Tell what was not sent.  p->out.fd blocks. */
+static int
+discard_block(struct server *p, size_t k)
+{
+	const struct ram_block *b = &p->ram->blk[k];
+	uint64_t size = (uint64_t)p->host[k] * p->ram->page_size;
+	uint64_t h = p->host_first[k], end = h + b->len / size, from;
+	uint8_t cmd[3 + 255 + 16 * RANGES];
+	size_t n = strlen(b->id), head = n + 3, len = head;
+	int err;
+
+	cmd[0] = 0;
+	cmd[1] = (uint8_t)n;
+	memcpy(cmd + 2, b->id, n);
+	cmd[2 + n] = 0;
+	while (h < end) {
+		while (h < end && marked(&p->sent, h))
+			h++;
+		for (from = h; h < end && !marked(&p->sent, h);)
+			h++;
+		if (h > from) {
+			put_be64(cmd + len, (from - p->host_first[k]) * size);
+			put_be64(cmd + len + 8, (h - from) * size);
+			len += 16;
+		}
+		if (len > head && (h == end || len + 16 > sizeof cmd)) {
+			err = out_command(&p->out, CMD_POSTCOPY_RAM_DISCARD, cmd, len);
+			if (err != 0)
+				return err;
+			len = head;
+		}
+	}
+	return 0;
+}
+
+/* The commands that end in RUN, and the device state among them. */
+static int
+switch_over(struct server *p)
+{
+	static const uint8_t listen[5] = { 8, 0, CMD_POSTCOPY_LISTEN, 0, 0 };
+	static const uint8_t run[5] = { 8, 0, CMD_POSTCOPY_RUN, 0, 0 };
+	uint64_t state = footer_section(image_footer(p->im), SEC_TAIL)->extra;
+	uint8_t len[4];
+	size_t k;
+	int err;
+
+	for (k = 0; k < p->ram->nblk; k++)
+		if ((err = discard_block(p, k)) != 0)
+			return err;
+	if (state > UINT32_MAX - sizeof listen - sizeof run) {
+		snap_warnx("%s: more device state than QEMU takes in postcopy",
+		    image_path(p->im));
+		return SNAP_EDATA;
+	}
+	put_be32(len, (uint32_t)(state + sizeof listen + sizeof run));
+	if ((err = out_command(&p->out, CMD_PACKAGED, len, sizeof len)) != 0 ||
+	    (err = out_copy(&p->out, listen, sizeof listen)) != 0 ||
+	    (err = send_bytes(p->im, &p->out, SEC_TAIL, state)) != 0 ||
+	    (err = out_copy(&p->out, run, sizeof run)) != 0)
+		return err;
+	return out_flush(&p->out);
+}
+
+/* Everything up to the first page. */
+static int
+begin(struct server *p)
+{
+	uint8_t advise[16];
+	uint64_t sizes = 0;
+	size_t k;
+	int err;
+
+	for (k = 0; k < p->ram->nblk; k++)
+		sizes |= (uint64_t)p->host[k] * p->ram->page_size;
+	put_be64(advise, sizes);
+	put_be64(advise + 8, p->ram->page_size);
+	if ((err = send_bytes(p->im, &p->out, SEC_PREAMBLE, UINT64_MAX)) != 0 ||
+	    (err = out_command(&p->out, CMD_OPEN_RETURN_PATH, NULL, 0)) != 0 ||
+	    (err = out_command(&p->out, CMD_POSTCOPY_ADVISE, advise, sizeof advise)) != 0 ||
+	    (err = send_bytes(p->im, &p->out, SEC_PROLOGUE, UINT64_MAX)) != 0)
+		return err;
+	return send_bytes(p->im, &p->out, SEC_ITERABLES, UINT64_MAX);
+}
+
+/* The stream has ended; only the destination knows whether all is well. */
+static int
+last_word(struct server *p)
+{
+	struct rp_msg m;
+	int r;
+
+	for (;;) {
+		while ((r = rp_next(&p->rp, &m)) == 1) {
+			if (m.type != RP_SHUT)
+				continue;
+			if (m.value == 0)
+				return 0;
+			snap_warnx("the destination reports a failure (%u)",
+			    (unsigned)m.value);
+			return SNAP_ESYS;
+		}
+		if (r < 0)
+			return r;
+		if (p->rp.eof) {
+			snap_warnx("the destination went away without its last word");
+			return SNAP_ESYS;
+		}
+		if ((r = rp_read(&p->rp)) != 0)
+			return r;
+	}
+}
+
+/* The end of the section and of the stream, when all has been sent. */
+static int
+finish(struct server *p)
+{
+	static const uint8_t end_of_file = 0;
+	int err;
+
+	if ((err = out_end(&p->out)) != 0 ||
+	    (err = out_copy(&p->out, &end_of_file, 1)) != 0)
+		return err;
+	while ((err = out_flush(&p->out)) == 1)
+		if ((err = wait_for_work(p)) != 0)
+			return err;
+	return err != 0 ? err : last_word(p);
+}
+
+static int
+serve(struct server *p)
+{
+	uint64_t stored = image_footer(p->im)->stored;
+	int flags = fcntl(STDOUT_FILENO, F_GETFL), err;
+
+	stored = stored / 100 * (unsigned)p->opt->percent +
+	    stored % 100 * (unsigned)p->opt->percent / 100;
+	if ((err = begin(p)) != 0)
+		return err;
+	if (stored > 0 && ((err = out_begin(&p->out, SECTION_PART)) != 0 ||
+	    (err = pump(p, stored)) != 0 || (err = out_end(&p->out)) != 0))
+		return err;
+	if ((err = switch_over(p)) != 0)
+		return err;
+	p->serving = 1;
+	if ((err = out_begin(&p->out, SECTION_PART)) != 0)
+		return err;
+	if (flags < 0 || fcntl(STDOUT_FILENO, F_SETFL, flags | O_NONBLOCK) < 0) {
+		snap_warn(errno, "stdout");
+		return SNAP_ESYS;
+	}
+	if ((err = pump(p, 0)) == 0)
+		err = finish(p);
+	/* The description may be shared with others, who do not expect this. */
+	fcntl(STDOUT_FILENO, F_SETFL, flags);
+	return err;
+}
+
+static int
+server_init(struct server *p)
+{
+	int err;
+
+	out_init(&p->out, STDOUT_FILENO, p->ram);
+	rp_init(&p->rp, STDIN_FILENO, p->ram);
+	if ((err = find_host_pages(p)) != 0)
+		return err;
+	if (marks_init(&p->sent, p->nhost) != 0 || marks_init(&p->asked, p->nhost) != 0 ||
+	    marks_init(&p->pushed, p->nhost) != 0) {
+		snap_warn(ENOMEM, "postcopy");
+		return SNAP_ESYS;
+	}
+	if ((err = lane_init(&p->urgent, p->im, p->opt->threads, ASKED_DEPTH,
+	    ASKED_SIZE)) != 0)
+		return err;
+	return lane_init(&p->push, p->im, p->opt->threads, PUSH_DEPTH, PUSH_SIZE);
+}
+
+int
+load_postcopy(struct image *im, const struct options *o)
+{
+	struct server *p = calloc(1, sizeof *p);
+	int err;
+
+	if (p == NULL) {
+		snap_warn(ENOMEM, "postcopy");
+		stream_reject(STDOUT_FILENO);
+		return SNAP_ESYS;
+	}
+	p->im = im;
+	p->opt = o;
+	p->ram = image_ram(im);
+	if ((err = server_init(p)) != 0)
+		stream_reject(STDOUT_FILENO);
+	else
+		err = serve(p);
+	if (o->trace)
+		snap_warnx("%s: %llu stored pages sent; %llu requests, %llu of them "
+		    "repeated; %llu answered first", image_path(im),
+		    (unsigned long long)p->stored_sent, (unsigned long long)p->requests,
+		    (unsigned long long)p->repeats, (unsigned long long)p->answered);
+	lane_free(&p->urgent, ASKED_DEPTH);
+	lane_free(&p->push, PUSH_DEPTH);
+	marks_free(&p->sent, p->nhost);
+	marks_free(&p->asked, p->nhost);
+	marks_free(&p->pushed, p->nhost);
+	free(p->host);
+	free(p->host_first);
+	free(p);
+	return err;
+}

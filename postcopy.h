@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * postcopy.h -- start a guest first, bring its pages when it asks for them.
+ */
+#ifndef POSTCOPY_H
+#define POSTCOPY_H
+
+#include "image.h"
+#include "options.h"
+#include "stream.h"
+
+/*
+ * Send im to the destination on stdout, with its return path on stdin, until it
+ * says that it has everything.  The image's sections MUST have been checked.
+ * 0 or SNAP_E*, reported; as long as nothing was written, the destination is
+ * told so.
+ */
+int load_postcopy(struct image *im, const struct options *o);
+
+/* load.c: write the first len bytes of a section, if there is one. */
+int send_bytes(struct image *im, struct stream_out *out, uint32_t type, uint64_t len);
+
+#endif

@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * save.c -- a migration stream becomes an image.
+ *
+ * Pages go to the image as they come.  When the first byte after the RAM is
+ * here, everything so far is made durable (image_seal); when the head of the
+ * JSON description is, so is the device state, and the room for the rest is
+ * taken (image_hold).  All this happens with more left in the source than a
+ * pipe holds, so that QEMU has not yet said "completed".  What follows is
+ * small: the rest of the description, footer, sync, rename.
+ *
+ * The source is never left alone while its RAM is on the way: QEMU up to 8.0
+ * then hangs its guest for ever.  So whatever goes wrong is said at once, the
+ * temporary file is removed, and the stream is read on: as long as it parses,
+ * up to the end of the RAM, where closing it makes QEMU say "failed" and the
+ * guest live; where framing is lost, up to its end.
+ */
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "image.h"
+#include "options.h"
+#include "snap.h"
+#include "stream.h"
+
+struct save {
+	const struct options *opt;
+	struct stream_in *in;
+	struct image_writer *image;	/* NULL: given up */
+	int status;			/* 0, or why it was given up */
+	int sealed;
+};
+
+static volatile sig_atomic_t got_signal;
+
+static void
+note_signal(int sig)
+{
+	got_signal = sig;
+}
+
+/* Not restarting: a read that waits for the source must come back. */
+static void
+catch_signals(void)
+{
+	static const int sigs[] = { SIGHUP, SIGINT, SIGTERM };
+	struct sigaction sa;
+	size_t i;
+
+	memset(&sa, 0, sizeof sa);
+	sa.sa_handler = note_signal;
+	sigemptyset(&sa.sa_mask);
+	for (i = 0; i < sizeof sigs / sizeof sigs[0]; i++)
+		sigaction(sigs[i], &sa, NULL);
+}
+
+/* The reason has been printed: no image will come of this. */
+static void
+give_up(struct save *s, int status)
+{
+	if (s->status == 0)
+		s->status = status;
+	image_free(s->image);
+	s->image = NULL;
+}
+
+static void
+check_signal(void *arg)
+{
+	struct save *s = arg;
+
+	if (got_signal == 0 || s->image == NULL)
+		return;
+	snap_warnx("%s: signal %d: given up", s->opt->file[0], (int)got_signal);
+	give_up(s, SNAP_ESYS);
+}
+
+static int
+put_page(struct image_writer *w, const struct stream_item *it)
+{
+	uint8_t *room = image_room(w);
+
+	if (room == NULL)
+		return SNAP_ESYS;
+	memcpy(room, it->data, it->len);
+	image_put(w, it->page);
+	return 0;
+}
+
+static int
+seal(struct save *s)
+{
+	const struct kept *k[3];
+	struct image_bytes b[3] = {
+		{ SEC_PREAMBLE, NULL, 0 },
+		{ SEC_PROLOGUE, NULL, 0 },
+		{ SEC_ITERABLES, NULL, 0 }
+	};
+	uint32_t flags = 0;
+	int i;
+
+	k[0] = stream_preamble(s->in);
+	k[1] = stream_prologue(s->in);
+	k[2] = stream_iterables(s->in);
+	for (i = 0; i < 3; i++) {
+		b[i].buf = k[i]->buf;
+		b[i].len = k[i]->len;
+	}
+	if (stream_ended(s->in))
+		flags |= IMAGE_ENDED;
+	if (stream_ignores_shared(s->in))
+		flags |= IMAGE_IGNORE_SHARED;
+	s->sealed = 1;
+	return image_seal(s->image, b, 3, flags);
+}
+
+static int
+put_tail(struct save *s, const struct stream_item *it)
+{
+	int err;
+
+	if (!s->sealed && (err = seal(s)) != 0)
+		return err;
+	if ((err = image_tail(s->image, it->data, it->len)) != 0)
+		return err;
+	return it->more > 0 ? image_hold(s->image, it->more) : 0;
+}
+
+static int
+put_item(struct save *s, const struct stream_item *it)
+{
+	switch (it->kind) {
+	case ITEM_BLOCKS:
+		return image_begin(s->image, stream_ram(s->in));
+	case ITEM_PAGE:
+		return put_page(s->image, it);
+	case ITEM_ZERO:
+		return image_zero(s->image, it->page);
+	case ITEM_TAIL:
+		return put_tail(s, it);
+	}
+	return SNAP_EBUG;
+}
+
+/* Read the stream up to its end, or to where it may be left. */
+static void
+store(struct save *s)
+{
+	struct stream_item it;
+	int r, err;
+
+	while ((r = stream_next(s->in, &it)) == 1) {
+		check_signal(s);
+		if (s->image != NULL && stream_refused(s->in) != 0)
+			give_up(s, stream_refused(s->in));
+		if (s->image != NULL && (err = put_item(s, &it)) != 0)
+			give_up(s, err);
+		if (s->image == NULL && it.kind == ITEM_TAIL)
+			return;		/* the RAM is through: leaving is safe */
+	}
+	if (r < 0) {
+		give_up(s, r);
+		stream_drain(STDIN_FILENO);
+	} else if (stream_refused(s->in) != 0)
+		give_up(s, stream_refused(s->in));
+}
+
+int
+run_save(const struct options *o)
+{
+	struct image_options opt;
+	struct save s;
+
+	memset(&s, 0, sizeof s);
+	s.opt = o;
+	if (isatty(STDIN_FILENO)) {
+		snap_warnx("save: the stream comes on stdin, which is a terminal");
+		return SNAP_ESYS;
+	}
+	catch_signals();
+	opt.unit_pages = o->unit_pages;
+	opt.cluster_size = o->cluster_size;
+	opt.threads = o->threads;
+	opt.io_flags = o->io_flags;
+	opt.unsafe = o->unsafe;
+	opt.reproducible = o->reproducible;
+	opt.max_size = o->max_size;
+	if ((s.image = image_create(o->file[0], &opt)) == NULL)
+		s.status = SNAP_ESYS;
+	if ((s.in = stream_open(STDIN_FILENO, o->page_size)) == NULL) {
+		snap_warnx("stream: out of memory");
+		give_up(&s, SNAP_ESYS);
+		stream_drain(STDIN_FILENO);
+		return s.status;
+	}
+	stream_on_signal(s.in, check_signal, &s);
+	store(&s);
+	if (s.image != NULL &&
+	    (s.status = image_commit(s.image, stream_split(s.in))) == 0 && o->unsafe)
+		snap_warnx("%s: written without syncs: a crash of the host may damage it",
+		    o->file[0]);
+	/* The one answer QEMU listens to, where it asked for one. */
+	if (stream_wants_shut(s.in))
+		stream_send_shut(STDOUT_FILENO, s.status == 0 ? 0 : 1);
+	image_free(s.image);
+	stream_close(s.in);
+	return s.status;
+}

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * snap.c -- main: signals, the verbs, what a caller is owed on the way out.
+ */
+#include "snap.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "crc32c.h"
+#include "options.h"
+#include "stream.h"
+
+static const char usage[] =
+"usage: qemu-snap [options] save  IMAGE      migration stream on stdin\n"
+"       qemu-snap [options] load  IMAGE      migration stream on stdout\n"
+"       qemu-snap [options] info  IMAGE      what is in it\n"
+"       qemu-snap [options] check IMAGE...   read and verify everything\n"
+"\n"
+"save:  -s, --image-size=SIZE    the image may grow to SIZE at most\n"
+"       --reproducible           UUID from the content, no time\n"
+"load:  -p, --postcopy[=PERCENT] run the guest when PERCENT (0) are loaded\n"
+"       --rate=BYTES             limit of the background push, a second\n"
+"both:  -n, --nocache            direct I/O; the same as --cache=none\n"
+"       --cache=MODE             writeback (default), none, writethrough,\n"
+"                                directsync, unsafe (no syncs)\n"
+"       --aio=threads[,N]        size of the thread pool (4)\n"
+"       -S, --page-size=SIZE     target page, where the stream does not tell\n"
+"info:  --json                   for programs\n"
+"all:   -t, --trace   -V, --version   -h, --help\n"
+"\n"
+"In QEMU's monitor:\n"
+"  migrate_set_capability background-snapshot on\n"
+"  migrate \"exec:exec qemu-snap save vm.snap\"\n"
+"and to revert, in a QEMU started with -incoming defer:\n"
+"  migrate_set_capability postcopy-ram on\n"
+"  migrate_incoming \"exec:exec qemu-snap --postcopy load vm.snap\"\n";
+
+/*
+ * QEMU starts its commands with signals blocked (7.2 and later).  A closed pipe
+ * and a file too large are errors like others here.
+ */
+static void
+set_signals(void)
+{
+	struct sigaction sa;
+	sigset_t none;
+
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	memset(&sa, 0, sizeof sa);
+	sa.sa_handler = SIG_IGN;
+	sigemptyset(&sa.sa_mask);
+	sigaction(SIGPIPE, &sa, NULL);
+	sigaction(SIGXFSZ, &sa, NULL);
+}
+
+/*
+ * Before a command line that cannot be carried out is given up.  A source whose
+ * reader goes away may hang its guest for ever, so the stream is read to its
+ * end.  A destination waits for ever for the first byte, so it gets one, which
+ * no stream begins with.
+ */
+static void
+part_in_peace(enum verb verb)
+{
+	int maybe_source = verb == VERB_SAVE || verb == VERB_NONE || verb == VERB_UNKNOWN;
+	int maybe_dest = verb == VERB_LOAD || verb == VERB_NONE || verb == VERB_UNKNOWN;
+
+	if (maybe_dest && (verb == VERB_LOAD || stream_is_pipe(STDIN_FILENO)))
+		stream_reject(STDOUT_FILENO);
+	if (maybe_source && stream_is_pipe(STDIN_FILENO))
+		stream_drain(STDIN_FILENO);
+}
+
+
+int
+main(int argc, char **argv)
+{
+	struct options o;
+	int err;
+
+	set_signals();
+	crc32c_init();
+	if ((err = options_parse(&o, argc, argv)) != 0) {
+		part_in_peace(o.verb);
+		return -err;
+	}
+	if (o.help || o.version) {
+		fputs(o.help ? usage : "qemu-snap " SNAP_VERSION "\n", stdout);
+		err = close_stdout(0);
+		if (o.verb != VERB_NONE)
+			part_in_peace(o.verb);
+		return -err;
+	}
+	switch (o.verb) {
+	case VERB_SAVE:
+		err = run_save(&o);
+		break;
+	case VERB_LOAD:
+		err = run_load(&o);
+		break;
+	case VERB_INFO:
+		err = run_info(&o);
+		break;
+	case VERB_CHECK:
+		err = run_check(&o);
+		break;
+	case VERB_NONE:
+	case VERB_UNKNOWN:
+		err = SNAP_EBUG;
+		break;
+	}
+	return -err;
+}

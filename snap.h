@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * snap.h -- the words every module shares.  No module's state is here.
+ */
+#ifndef SNAP_H
+#define SNAP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define SNAP_VERSION	"0.1"
+
+/* What a failing function returns; a reason has been printed by then. */
+enum {
+	SNAP_ESYS = -1,		/* the system refused: I/O, memory, closed peer: exit 1 */
+	SNAP_EDATA = -2,	/* stream or image is damaged or unknown: exit 2 */
+	SNAP_EBUG = -3		/* a check on ourselves failed: exit 3 */
+};
+
+enum {
+	PAGE_SIZE_MIN = 1024,	/* bits below the offset must hold all flags */
+	PAGE_SIZE_MAX = 65536
+};
+
+/* One RAM block, as QEMU names it. */
+struct ram_block {
+	char id[256];		/* NUL-terminated; 1 to 255 bytes on the wire */
+	uint64_t len;		/* bytes; a multiple of the page size, never 0 */
+	uint64_t addr;		/* guest physical, where ram_map.has_addr is set */
+	uint64_t first;		/* number of its first page in the whole guest */
+};
+
+/* All RAM blocks in QEMU's order; pages are numbered through them. */
+struct ram_map {
+	struct ram_block *blk;
+	size_t nblk;
+	uint64_t npages;	/* of all blocks */
+	uint32_t page_size;	/* bytes: the target's page */
+	uint32_t sid;		/* section id of "ram" in the saved stream */
+	int has_addr;		/* x-ignore-shared was on */
+};
+
+/* The block that holds page number page, which must be < npages. */
+const struct ram_block *ram_map_find(const struct ram_map *ram, uint64_t page);
+/* The block called id, or NULL. */
+const struct ram_block *ram_map_named(const struct ram_map *ram, const char *id);
+
+#ifdef __GNUC__
+#define PRINTF_LIKE(f, a)	__attribute__((format(printf, f, a)))
+#else
+#define PRINTF_LIKE(f, a)
+#endif
+
+/* Print "qemu-snap: message" to stderr. */
+void snap_warnx(const char *fmt, ...) PRINTF_LIKE(1, 2);
+/* Print "qemu-snap: message: <text of err, an errno value>" to stderr. */
+void snap_warn(int err, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+/* Write out what was printed to stdout: status, or SNAP_ESYS if that fails. */
+int close_stdout(int status);
+
+#endif

@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * stream.h -- QEMU's migration stream and return path, both directions, and
+ * all reads and writes on pipes.
+ *
+ * The facts are those of QEMU 6.0 to 10.x: migration/savevm.c (sections,
+ * commands), migration/ram.c (records), migration/migration.c (return path).
+ */
+#ifndef STREAM_H
+#define STREAM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include <sys/uio.h>
+
+#include "snap.h"
+
+/* Is fd a pipe or a socket: may QEMU be at its other end? */
+int stream_is_pipe(int fd);
+/* Read and forget everything up to the end of input. */
+void stream_drain(int fd);
+/*
+ * Tell a waiting destination that no stream will come: a byte that none begins
+ * with.  QEMU waits for a first byte for ever.  Does nothing if fd is no pipe.
+ */
+void stream_reject(int fd);
+
+/* ---- reading a stream ---- */
+
+struct stream_in;
+
+enum item_kind {
+	ITEM_BLOCKS,		/* the RAM map is now known */
+	ITEM_PAGE,		/* data: one page */
+	ITEM_ZERO,		/* a page that is all zero */
+	ITEM_TAIL		/* bytes after the last RAM section, verbatim */
+};
+
+struct stream_item {
+	enum item_kind kind;
+	uint64_t page;		/* ITEM_PAGE, ITEM_ZERO: page number */
+	const uint8_t *data;	/* valid until the next stream_next() */
+	size_t len;
+	uint64_t more;		/* ITEM_TAIL: it ends in the head of a JSON
+				 * description with so many bytes to come; else 0 */
+};
+
+/* Bytes kept of a stream. */
+struct kept {
+	uint8_t *buf;
+	size_t len, cap;
+};
+
+/*
+ * Read the stream that comes from fd.  page_size: 0, or what the user says.
+ * NULL: out of memory.
+ */
+struct stream_in *stream_open(int fd, uint32_t page_size);
+void stream_close(struct stream_in *s);
+/* Call fn(arg) whenever a signal interrupts a read. */
+void stream_on_signal(struct stream_in *s, void (*fn)(void *), void *arg);
+/*
+ * Fetch the next item: 1 it is in *it; 0 the end of a complete stream; < 0
+ * framing is lost and was reported, or reading failed.
+ */
+int stream_next(struct stream_in *s, struct stream_item *it);
+/*
+ * 0, or SNAP_EDATA: the stream has something that cannot be stored.  It was
+ * reported; stream_next() goes on, so that the rest can be drained.
+ */
+int stream_refused(const struct stream_in *s);
+/* The RAM map, after ITEM_BLOCKS.  Owned by s. */
+const struct ram_map *stream_ram(const struct stream_in *s);
+/* The bytes before the RAM sections: up to START of RAM, and from there. */
+const struct kept *stream_preamble(const struct stream_in *s);
+const struct kept *stream_prologue(const struct stream_in *s);
+/* Sections of other iterable handlers. */
+const struct kept *stream_iterables(const struct stream_in *s);
+/* RAM was ended by a section of type END: an ordinary migration. */
+int stream_ended(const struct stream_in *s);
+int stream_ignores_shared(const struct stream_in *s);
+/* The source waits for a SHUT message on our stdout. */
+int stream_wants_shut(const struct stream_in *s);
+/* After the end: bytes of the tail before its end-of-file byte. */
+uint64_t stream_split(const struct stream_in *s);
+
+/* Tell the source that the migration is stored (0) or not. */
+int stream_send_shut(int fd, uint32_t status);
+
+/* ---- writing a stream ---- */
+
+enum {
+	SECTION_PART = 2,
+	SECTION_END = 3
+};
+
+enum {
+	CMD_OPEN_RETURN_PATH = 1,
+	CMD_POSTCOPY_ADVISE = 3,
+	CMD_POSTCOPY_LISTEN = 4,
+	CMD_POSTCOPY_RUN = 5,
+	CMD_POSTCOPY_RAM_DISCARD = 6,
+	CMD_PACKAGED = 7
+};
+
+enum {
+	OUT_IOV = 256,
+	OUT_SMALL = 65536,
+	CMD_MAX = 65535
+};
+
+/*
+ * What is to be written next: small things are copied, pages are referred to
+ * and must stay until the flush that writes them.
+ */
+struct stream_out {
+	int fd;
+	const struct ram_map *ram;
+	const struct ram_block *cur;	/* block of the last record written */
+	int in_section;
+	uint64_t records;		/* in this section */
+	int first, niov, max_iov;
+	struct iovec iov[OUT_IOV];
+	size_t nsmall;
+	uint8_t small[OUT_SMALL];
+};
+
+void out_init(struct stream_out *o, int fd, const struct ram_map *ram);
+/* Write all that waits.  0, 1: fd would block, or SNAP_ESYS, reported. */
+int out_flush(struct stream_out *o);
+/* Is anything waiting? */
+int out_pending(const struct stream_out *o);
+/* Functions below flush when there is no more room; on a non-blocking fd the
+ * caller sees to it that there is.  0 or SNAP_ESYS. */
+int out_copy(struct stream_out *o, const void *buf, size_t len);
+int out_refer(struct stream_out *o, const void *buf, size_t len);
+/* A command with len bytes of payload. */
+int out_command(struct stream_out *o, unsigned cmd, const void *buf, size_t len);
+/* Begin a section of RAM records, end the one that is open, if one is. */
+int out_begin(struct stream_out *o, unsigned type);
+int out_end(struct stream_out *o);
+/* A page record in the open section; data NULL: a zero page. */
+int out_page(struct stream_out *o, uint64_t page, const uint8_t *data);
+
+/* ---- reading the return path ---- */
+
+enum rp_type {
+	RP_SHUT = 1,
+	RP_PONG = 2,
+	RP_REQ_PAGES_ID = 3,
+	RP_REQ_PAGES = 4,
+	RP_RESUME_ACK = 6,
+	RP_SWITCHOVER_ACK = 7
+};
+
+struct rp_msg {
+	enum rp_type type;
+	uint32_t value;			/* SHUT, PONG, RESUME_ACK */
+	const struct ram_block *blk;	/* REQ_PAGES, REQ_PAGES_ID */
+	uint64_t start, len;		/* bytes in the block; within it */
+};
+
+struct rp_in {
+	int fd;
+	const struct ram_map *ram;
+	const struct ram_block *cur;
+	int eof;
+	size_t pos, len;
+	uint8_t buf[4096];
+};
+
+void rp_init(struct rp_in *r, int fd, const struct ram_map *ram);
+/* Read what is there, waiting if there is nothing.  0 or SNAP_ESYS; end of
+ * input sets r->eof. */
+int rp_read(struct rp_in *r);
+/* 1 a message is in *m, 0 none complete yet, SNAP_EDATA a bad one, reported. */
+int rp_next(struct rp_in *r, struct rp_msg *m);
+
+#endif
