@@ -79,7 +79,8 @@ int io_create_part(const char *path, char **tmp, int *fd);
  * the name of each one removed.
  */
 void io_sweep_parts(const char *path, void (*said)(const char *));
-/* Open an existing regular file, for writing if wr; flags are IO_*. */
+/* Open an existing regular file, for writing if wr; flags are IO_*.  EINVAL: it
+ * is of another kind. */
 int io_open(const char *path, int wr, int flags, int *fd);
 /* Move exactly len bytes at off; a read past the end is EIO. */
 int io_pread(int fd, void *buf, size_t len, uint64_t off);

@@ -41,7 +41,8 @@
 
 enum {
 	BATCHES = 24,		/* enough for disk and CRC to overlap; 24 MiB */
-	ITEMS_MAX = 4096,	/* a batch; bounds what a batch may free */
+	ITEMS_MAX = 16384,	/* a batch; no fewer than the pages of a cluster */
+	HOLD_MAX = 16 << 20,	/* bytes; no description of devices is so long */
 	APPEND_SIZE = 256 << 10
 };
 
@@ -124,9 +125,11 @@ fail_write(struct image_writer *w, int err, uint64_t off)
 static int
 check_size(struct image_writer *w, uint64_t end)
 {
-	if (end <= w->opt.max_size)
+	if (end <= w->opt.max_size && end <= FILE_MAX)
 		return 0;
-	if (w->failed == 0)
+	if (w->failed == 0 && end > FILE_MAX)
+		snap_warnx("%s: image would grow past the 256 TiB of its format", w->path);
+	else if (w->failed == 0)
 		snap_warnx("%s: image would grow past the --image-size of %llu bytes",
 		    w->path, (unsigned long long)w->opt.max_size);
 	return fail(w, SNAP_ESYS);
@@ -520,7 +523,7 @@ flush_append(struct image_writer *w)
 	uint64_t end = w->append_off + w->append_len;
 	int err;
 
-	if (w->failed != 0 || check_size(w, end + FOOTER_SIZE) != 0)
+	if (w->failed != 0 || check_size(w, end) != 0)
 		return w->failed;
 	err = io_pwrite(w->fd, w->append_buf, w->append_len, w->append_off);
 	if (err != 0)
@@ -844,9 +847,12 @@ make_uuid(struct image_writer *w)
 
 	if (w->opt.reproducible) {
 		digest_add(&d, w->foot.tag);
+		digest_add(&d, w->head.crc);
+		digest_add(&d, w->foot.flags);
 		for (i = 0; i < w->foot.nsec; i++) {
 			digest_add(&d, w->foot.sec[i].len);
 			digest_add(&d, w->foot.sec[i].crc);
+			digest_add(&d, w->foot.sec[i].extra);
 		}
 		put_le64(w->foot.uuid, d.a);
 		put_le64(w->foot.uuid + 8, d.b);
@@ -958,6 +964,8 @@ image_begin(struct image_writer *w, const struct ram_map *ram)
 	w->foot.header_crc = w->head.crc;
 	w->foot.npages = ram->npages;
 	w->per_batch = w->opt.cluster_size / ram->page_size;
+	if (w->per_batch > ITEMS_MAX)
+		w->per_batch = ITEMS_MAX;
 	unit_shape(&w->shape, w->opt.unit_pages);
 	w->node = calloc(ROOT_NODES, sizeof *w->node);
 	w->append_buf = malloc(APPEND_SIZE);
@@ -1041,6 +1049,8 @@ image_hold(struct image_writer *w, uint64_t more)
 	if (w->failed != 0 || flush_append(w) != 0)
 		return w->failed;
 	end = w->append_off + more + FOOTER_SIZE;
+	if (more > HOLD_MAX)	/* the head of no description, but bytes that look like it */
+		return sync_file(w);
 	if (check_size(w, end) != 0)
 		return w->failed;
 	memset(zero, 0, sizeof zero);

@@ -61,6 +61,8 @@ header_decode(const uint8_t *buf, struct image_header *h)
 		return "header fails its checksum";
 	h->incompat = get_le64(buf + 16);
 	h->compat = get_le64(buf + 24);
+	if (h->incompat != 0)
+		return NULL;	/* the rest may mean something else */
 	h->page_size = get_le32(buf + 32);
 	h->unit_pages = get_le32(buf + 36);
 	h->cluster_size = get_le32(buf + 40);
@@ -113,7 +115,10 @@ static const char *
 check_sections(const struct image_footer *f, const struct image_header *h)
 {
 	uint64_t at = h->data_off, end = f->file_len - FOOTER_SIZE;
-	const struct section *s;
+	static const uint32_t needed[] = {
+		SEC_PREAMBLE, SEC_PROLOGUE, SEC_RAM_MAP, SEC_TAIL
+	};
+	const struct section *s = NULL;
 	uint32_t i;
 
 	if (end < at)
@@ -124,8 +129,10 @@ check_sections(const struct image_footer *f, const struct image_header *h)
 			return "sections do not fill the file";
 		if (footer_section(f, s->type) != s)
 			return "a section is there twice";
-		if (s->type < SEC_WHOLE && s->type > SEC_ROOT)
+		if (s->type < SEC_DATA || (s->type < SEC_WHOLE && s->type > SEC_ROOT))
 			return "unknown kind of table";
+		if (s->type < SEC_WHOLE && s->crc != 0)
+			return "reserved field of a section is not zero";
 		if (s->extra != 0 && s->type <= SEC_LABEL && s->type != SEC_TAIL)
 			return "reserved field of a section is not zero";
 		at += s->len;
@@ -135,13 +142,10 @@ check_sections(const struct image_footer *f, const struct image_header *h)
 	for (i = SEC_DATA; i <= SEC_ROOT; i++)
 		if (footer_section(f, i) == NULL)
 			return "a table is missing";
-	if (footer_section(f, SEC_PREAMBLE) == NULL ||
-	    footer_section(f, SEC_PROLOGUE) == NULL ||
-	    footer_section(f, SEC_RAM_MAP) == NULL ||
-	    footer_section(f, SEC_TAIL) == NULL)
-		return "a section is missing";
-	s = footer_section(f, SEC_TAIL);
-	if (s->extra > s->len || s->len == 0)
+	for (i = 0; i < sizeof needed / sizeof needed[0]; i++)
+		if ((s = footer_section(f, needed[i])) == NULL || s->len == 0)
+			return "a section is missing";
+	if (s->extra == 0 || s->extra >= s->len)
 		return "impossible length of the device state";
 	return NULL;
 }
@@ -179,8 +183,10 @@ footer_decode(const uint8_t *buf, uint64_t file_len,
 	    f->zero > f->npages - f->stored ||
 	    f->ancestor > f->npages - f->stored - f->zero)
 		return "impossible number of pages in the footer";
-	if (f->slots < f->stored || f->slots > PAGES_MAX)
-		return "impossible number of slots in the footer";
+	if (f->slots != f->stored)
+		return "room in the data that belongs to no page";
+	if (f->ancestor != 0)
+		return "pages lie in another image, which this version cannot follow";
 	if (f->nsec > SECTIONS_MAX)
 		return "impossible number of sections in the footer";
 	for (i = 0; i < f->nsec; i++, p += SECTION_SIZE) {
@@ -243,7 +249,7 @@ ram_map_decode(const uint8_t *buf, size_t len, uint32_t page_size,
 	ram->nblk = get_le32(buf);
 	ram->sid = get_le32(buf + 4);
 	ram->page_size = page_size;
-	if (ram->nblk > len / 18)
+	if (ram->nblk == 0 || ram->nblk > len / 18)
 		return bad;
 	if ((ram->blk = calloc(ram->nblk + 1, sizeof *ram->blk)) == NULL)
 		return "out of memory";

@@ -20,7 +20,10 @@ enum {
 	CLUSTER_MAX = 16 << 20
 };
 
-/* Section types.  Those below SEC_WHOLE are checked part by part. */
+#define FILE_MAX	((UINT64_C(1) << 48) - 1)	/* bytes: places in it have 48 bits */
+
+/* Section types.  Those below SEC_WHOLE are checked part by part: their CRC
+ * field is 0. */
 enum {
 	SEC_DATA = 1,
 	SEC_UNITS = 2,

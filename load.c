@@ -58,18 +58,29 @@ send_stored(struct image *im, struct stream_out *out, unsigned threads)
 	return err != 0 ? err : r;
 }
 
-/* ROMs are not empty in a new guest, so zero pages are sent, too. */
+/*
+ * ROMs are not empty in a new guest, so zero pages are sent, too.  By the way
+ * it shows whether all stored pages were.
+ */
 static int
 send_zero(struct image *im, struct stream_out *out)
 {
-	uint64_t page, slot, npages = image_ram(im)->npages;
+	uint64_t page, slot, stored = 0;
 	int state, err = 0;
 
-	for (page = 0; page < npages && err == 0; page++) {
-		if ((state = image_lookup(im, page, &slot)) < 0)
+	for (page = 0; err == 0; page++) {
+		if ((state = image_next_present(im, &page, &slot)) < 0)
 			return state;
+		if (state == PAGE_ABSENT)
+			break;
 		if (state == PAGE_ZERO)
 			err = out_page(out, page, NULL);
+		else
+			stored++;
+	}
+	if (err == 0 && stored != image_footer(im)->stored) {
+		snap_warnx("%s: page table and unit table do not agree", image_path(im));
+		err = SNAP_EDATA;
 	}
 	return err;
 }

@@ -8,11 +8,15 @@
  * meanwhile all stored pages are pushed to it.  Pages that are zero or were
  * never saved are sent only when asked for: what QEMU never got reads as zero.
  *
- *	PRECOPY --switch_over--> SERVING --finish--> ENDING --SHUT--> done
+ *	PRECOPY --switch_over--> LOADING --PONG--> RUNNING --finish--> ENDING
  *
  *	PRECOPY	 the first pages go out; skipped with --postcopy=0
- *	SERVING	 pump(): requests come in, pages go out
- *	ENDING	 the stream has ended, the destination has the last word
+ *	LOADING	 the destination loads its devices; that alone may need pages.
+ *		 The stream must not end here: QEMU would wait for the devices,
+ *		 and these for pages that nobody brings any more.  A PING behind
+ *		 the devices tells when they are through
+ *	RUNNING	 the guest runs
+ *	ENDING	 the stream has ended, the destination has the last word: SHUT
  *
  * Three queues, served in this order:
  *
@@ -52,9 +56,13 @@ enum {
 	NEAR_MAX = 8,		/* batches of neighbours that wait */
 	QUEUE = 1024,		/* requests that wait; then stdin does */
 	BURST = 4,		/* records between two looks at stdin */
+	AHEAD = 64 << 10,	/* bytes nobody asked for while a page asked for is
+				 * being read: QEMU has work, and a storm of
+				 * requests does not starve the push */
 	RANGES = 512,		/* of a DISCARD command */
 	RATE_SLACK_MS = 10,	/* what --rate may make up for */
-	MARK_CHUNK = 1 << 18	/* bits */
+	MARK_CHUNK = 1 << 18,	/* bits */
+	LOADED = 0x51534e50	/* value of the PING behind the devices */
 };
 
 /* A bit for each host page; memory follows what is set. */
@@ -92,7 +100,8 @@ struct server {
 	const struct ram_map *ram;
 	struct stream_out out;
 	struct rp_in rp;
-	int serving;		/* the return path is alive */
+	int serving;		/* LOADING or later: requests may come */
+	int running;		/* RUNNING or later */
 
 	uint32_t *host;		/* target pages a host page, by block */
 	uint64_t *host_first;	/* number of its first host page, by block */
@@ -112,6 +121,7 @@ struct server {
 	struct { uint64_t host, n; } queue[QUEUE];
 	unsigned qhead, qlen;
 
+	uint64_t ahead;		/* bytes, see AHEAD */
 	int64_t allowed;	/* ns: when --rate lets the next push go */
 	uint64_t stored_sent, requests, repeats, answered;
 };
@@ -387,6 +397,9 @@ take_messages(struct server *p)
 			if ((r = add_request(p, &m)) != 0)
 				return r;
 			break;
+		case RP_PONG:
+			p->running |= m.value == LOADED;
+			break;
 		case RP_SHUT:
 			snap_warnx("the destination gave up (%u)", (unsigned)m.value);
 			return SNAP_ESYS;
@@ -434,8 +447,7 @@ add_neighbours(struct server *p, struct batch *b)
 	for (slot = first; slot < end; slot++) {
 		if ((err = image_slot(p->im, slot, &page, &crc)) != 0)
 			return err;
-		if (page == DEAD_PAGE || page == asked ||
-		    p->host[block_index(p, ram_map_find(p->ram, page))] > 1)
+		if (page == asked || p->host[block_index(p, ram_map_find(p->ram, page))] > 1)
 			continue;
 		h = host_of(p, page);
 		if (!marked(&p->sent, h) && !marked(&p->asked, h) &&
@@ -455,7 +467,8 @@ fill_urgent(struct server *p)
 	for (;;) {
 		if (l->job.next == l->job.end && !next_asked(p, &l->job))
 			return 0;
-		if (l->nidle == 0 && p->nnear > 0) {	/* neighbours can wait for the push */
+		/* Neighbours can wait for the push; but see P5. */
+		if (l->nidle == 0 && p->nnear > 0 && !out_pending(&p->out)) {
 			l->idle[l->nidle++] = p->near[0];
 			memmove(p->near, p->near + 1, --p->nnear * sizeof p->near[0]);
 		}
@@ -487,8 +500,6 @@ push_next(struct server *p, struct batch *b)
 	for (; p->slot < slots; p->slot++) {
 		if ((err = image_slot(p->im, p->slot, &page, &crc)) != 0)
 			return err;
-		if (page == DEAD_PAGE)
-			continue;
 		h = host_of(p, page);
 		if (marked(&p->sent, h) || marked(&p->asked, h))
 			continue;
@@ -648,16 +659,19 @@ send_next(struct server *p)
 		if (l->cur == NULL)
 			return 0;	/* its next piece is still being read */
 		err = send_from_lane(p, l);
-	} else if (p->urgent.cur != NULL)
+	} else if (p->urgent.cur != NULL) {
+		p->ahead = 0;
 		err = send_from_lane(p, &p->urgent);
-	else {
-		if (p->nnear == 0 && p->push.cur == NULL)
+	} else {
+		if ((p->nnear == 0 && p->push.cur == NULL) ||
+		    (p->urgent.busy > 0 && p->ahead >= AHEAD))
 			return 0;
 		if (p->opt->rate != 0) {
 			if (rate_wait(p) > 0)
 				return 0;
 			rate_spend(p);
 		}
+		p->ahead += p->ram->page_size;
 		err = p->nnear > 0 ? send_near(p) : send_from_lane(p, &p->push);
 	}
 	return err != 0 ? err : 1;
@@ -676,6 +690,21 @@ flush(struct server *p)
 	return r;
 }
 
+/* 1: more may be ready; 0: nothing is, or the pipe is full; or < 0. */
+static int
+send_burst(struct server *p)
+{
+	int i, r;
+
+	for (i = 0; i < (p->serving ? BURST : 1); i++) {
+		if (!out_pending(&p->out) && (r = send_next(p)) != 1)
+			return r;
+		if ((r = flush(p)) != 0)
+			return r < 0 ? r : 0;
+	}
+	return 1;
+}
+
 /* ---- the loop ---- */
 
 static int
@@ -688,12 +717,12 @@ all_sent(const struct server *p)
 	    p->slot == image_footer(p->im)->slots;
 }
 
-/* Wait until something can be done. */
+/* See what has come, and unless there is work at once, wait until there is. */
 static int
-wait_for_work(struct server *p)
+look_around(struct server *p, int at_once)
 {
 	struct pollfd fd[4];
-	int wait = -1;
+	int wait = at_once ? 0 : -1;
 
 	memset(fd, 0, sizeof fd);
 	fd[0].fd = p->serving && p->qlen < QUEUE ? p->rp.fd : -1;
@@ -704,7 +733,7 @@ wait_for_work(struct server *p)
 	fd[2].events = POLLIN;
 	fd[3].fd = p->push.busy > 0 && p->push.cur == NULL ? aio_pollfd(p->push.ring) : -1;
 	fd[3].events = POLLIN;
-	if (!out_pending(&p->out) && (p->nnear > 0 || p->push.cur != NULL) &&
+	if (!at_once && !out_pending(&p->out) && (p->nnear > 0 || p->push.cur != NULL) &&
 	    p->opt->rate != 0)
 		wait = rate_wait(p);
 	if (poll(fd, 4, wait) < 0 && errno != EINTR) {
@@ -734,29 +763,20 @@ wait_for_work(struct server *p)
 static int
 pump(struct server *p, uint64_t stored)
 {
-	int i, r;
+	int r;
 
-	while (!all_sent(p)) {
-		if (!p->serving && p->begun == NULL && !out_pending(&p->out) &&
+	for (;;) {
+		if (!p->serving && p->begun == NULL &&
 		    (p->stored_sent >= stored || p->nsent + 1 >= p->nhost))
 			return 0;
 		if ((r = take_messages(p)) != 0 || (r = fill_urgent(p)) != 0 ||
-		    (r = fill_push(p)) != 0)
+		    (r = fill_push(p)) != 0 || (r = send_burst(p)) < 0)
 			return r;
-		r = 1;
-		for (i = 0; i < BURST && r == 1; i++) {
-			if (!out_pending(&p->out) && (r = send_next(p)) < 0)
-				return r;
-			if (r == 1 && (r = flush(p)) < 0)
-				return r;
-			r = r == 0 ? 1 : 0;
-			if (!p->serving)
-				break;
-		}
-		if (r != 1 && (r = wait_for_work(p)) != 0)
+		if (all_sent(p) && !out_pending(&p->out) && (!p->serving || p->running))
+			return 0;
+		if ((r = look_around(p, r)) != 0)
 			return r;
 	}
-	return 0;
 }
 
 /* ---- the way there and the end ---- */
@@ -796,30 +816,32 @@ discard_block(struct server *p, size_t k)
 	return 0;
 }
 
-/* The commands that end in RUN, and the device state among them. */
+/* What was not sent, and the package that ends in RUN. */
 static int
 switch_over(struct server *p)
 {
-	static const uint8_t listen[5] = { 8, 0, CMD_POSTCOPY_LISTEN, 0, 0 };
-	static const uint8_t run[5] = { 8, 0, CMD_POSTCOPY_RUN, 0, 0 };
 	uint64_t state = footer_section(image_footer(p->im), SEC_TAIL)->extra;
-	uint8_t len[4];
+	uint64_t size = state + 2 * COMMAND_SIZE + COMMAND_SIZE + 4;
+	uint8_t word[4];
 	size_t k;
 	int err;
 
 	for (k = 0; k < p->ram->nblk; k++)
 		if ((err = discard_block(p, k)) != 0)
 			return err;
-	if (state > UINT32_MAX - sizeof listen - sizeof run) {
+	if (size > UINT32_MAX) {
 		snap_warnx("%s: more device state than QEMU takes in postcopy",
 		    image_path(p->im));
 		return SNAP_EDATA;
 	}
-	put_be32(len, (uint32_t)(state + sizeof listen + sizeof run));
-	if ((err = out_command(&p->out, CMD_PACKAGED, len, sizeof len)) != 0 ||
-	    (err = out_copy(&p->out, listen, sizeof listen)) != 0 ||
-	    (err = send_bytes(p->im, &p->out, SEC_TAIL, state)) != 0 ||
-	    (err = out_copy(&p->out, run, sizeof run)) != 0)
+	put_be32(word, (uint32_t)size);
+	if ((err = out_command(&p->out, CMD_PACKAGED, word, sizeof word)) != 0 ||
+	    (err = out_command(&p->out, CMD_POSTCOPY_LISTEN, NULL, 0)) != 0 ||
+	    (err = send_bytes(p->im, &p->out, SEC_TAIL, state)) != 0)
+		return err;
+	put_be32(word, LOADED);
+	if ((err = out_command(&p->out, CMD_PING, word, sizeof word)) != 0 ||
+	    (err = out_command(&p->out, CMD_POSTCOPY_RUN, NULL, 0)) != 0)
 		return err;
 	return out_flush(&p->out);
 }
@@ -880,11 +902,17 @@ finish(struct server *p)
 	static const uint8_t end_of_file = 0;
 	int err;
 
+	/* What was forgotten would be zero in the guest, and nobody would notice. */
+	if (p->stored_sent != image_footer(p->im)->stored) {
+		snap_warnx("%s: page table and unit table do not agree",
+		    image_path(p->im));
+		return SNAP_EDATA;
+	}
 	if ((err = out_end(&p->out)) != 0 ||
 	    (err = out_copy(&p->out, &end_of_file, 1)) != 0)
 		return err;
 	while ((err = out_flush(&p->out)) == 1)
-		if ((err = wait_for_work(p)) != 0)
+		if ((err = look_around(p, 0)) != 0 || (err = take_messages(p)) != 0)
 			return err;
 	return err != 0 ? err : last_word(p);
 }

@@ -290,6 +290,31 @@ image_lookup(struct image *im, uint64_t page, uint64_t *slot)
 }
 
 int
+image_next_present(struct image *im, uint64_t *page, uint64_t *slot)
+{
+	uint64_t leaf;
+	uint32_t k;
+	int st;
+
+	while (*page < im->ram.npages) {
+		leaf = *page / LEAF_PAGES;
+		k = (uint32_t)(leaf / NODE_LEAVES);
+		if (im->node_len[k] == 0) {
+			*page = ((uint64_t)k + 1) * NODE_LEAVES * LEAF_PAGES;
+			continue;
+		}
+		if (im->node[k] != NULL && im->node[k]->len[leaf % NODE_LEAVES] == 0) {
+			*page = (leaf + 1) * LEAF_PAGES;
+			continue;
+		}
+		if ((st = image_lookup(im, *page, slot)) != PAGE_ABSENT)
+			return st;
+		++*page;
+	}
+	return PAGE_ABSENT;
+}
+
+int
 image_slot(struct image *im, uint64_t slot, uint64_t *page, uint32_t *crc)
 {
 	const uint8_t *leaf;
@@ -298,7 +323,7 @@ image_slot(struct image *im, uint64_t slot, uint64_t *page, uint32_t *crc)
 	if ((err = need_units(im, slot / im->shape.slots, &leaf)) != 0)
 		return err;
 	slot_get(&im->shape, leaf, (unsigned)(slot % im->shape.slots), page, crc);
-	if (*page != DEAD_PAGE && *page >= im->ram.npages)
+	if (*page >= im->ram.npages)
 		return bad(im, footer_section(&im->foot, SEC_UNITS)->off,
 		    "unit table names a page the guest does not have");
 	return 0;
@@ -317,8 +342,6 @@ locate(struct image *im, uint64_t slot, uint64_t *page, uint32_t *crc, uint64_t 
 
 	if ((err = image_slot(im, slot, page, crc)) != 0)
 		return err;
-	if (*page == DEAD_PAGE)
-		return bad(im, data->off, "a free slot in use");
 	if ((err = image_lookup(im, *page, &back)) < 0)
 		return err;
 	if (err != PAGE_STORED || back != slot) {
@@ -332,7 +355,7 @@ locate(struct image *im, uint64_t slot, uint64_t *page, uint32_t *crc, uint64_t 
 		image_bad_page(im, *page, "coded in a way this version does not know");
 		return SNAP_EDATA;
 	}
-	if (i % im->shape.pages > r.count ||
+	if (i % im->shape.pages > r.count || r.count >= im->shape.pages ||
 	    r.len != (r.count + 1u) * im->head.page_size ||
 	    r.off < data->off || r.off % im->head.page_size != 0 ||
 	    r.off - data->off > data->len || r.len > data->len - (r.off - data->off)) {
@@ -495,18 +518,13 @@ static int
 fill_scan(struct image_scan *s)
 {
 	struct image_fetch *f;
-	uint64_t page;
-	uint32_t crc;
 	int err;
 
 	while (s->nidle > 0 && s->next < s->im->foot.slots) {
 		f = s->idle[--s->nidle];
 		fetch_reset(f);
 		while (f->n < f->max && s->next < s->im->foot.slots) {
-			err = image_slot(s->im, s->next, &page, &crc);
-			if (err == 0 && page != DEAD_PAGE)
-				err = fetch_add(f, s->next);
-			s->next++;
+			err = fetch_add(f, s->next++);
 			if (err == SNAP_EDATA && s->faults != NULL)
 				++*s->faults;
 			else if (err != 0) {
@@ -666,8 +684,10 @@ check_unit(struct image *im, const uint8_t *leaf, unsigned u, uint64_t slot,
 		if (i < n)
 			all = i == 0 ? crc : crc32c_join(join, all, crc);
 	}
-	if (r.codec == 0 && (r.off != data->off + slot * im->head.page_size ||
-	    r.count != n - 1 || r.len != n * im->head.page_size || r.crc != all))
+	if (r.codec != 0)
+		return bad(im, r.off, "unit coded in a way this version does not know");
+	if (r.off != data->off + slot * im->head.page_size ||
+	    r.count != n - 1 || r.len != n * im->head.page_size || r.crc != all)
 		return bad(im, r.off, "unit record and its slots do not agree");
 	return 0;
 }
@@ -781,9 +801,24 @@ check_numbers(struct image *im)
 	if (data->len / im->head.page_size != f->slots ||
 	    data->len % im->head.page_size != 0)
 		return bad(im, at, "data is not as long as it should be");
-	if (im->ram.npages != f->npages)
+	if (im->ram.npages != f->npages ||
+	    !im->ram.has_addr != !(f->flags & IMAGE_IGNORE_SHARED))
 		return bad(im, at, "RAM map and footer do not agree");
 	return 0;
+}
+
+/* The tail must have its end-of-file byte where the footer says. */
+static int
+check_split(const struct image *im)
+{
+	const struct section *s = footer_section(&im->foot, SEC_TAIL);
+	uint8_t byte;
+	int err;
+
+	if ((err = read_at(im, &byte, 1, s->off + s->extra)) != 0)
+		return err;
+	return byte == 0 ? 0 : bad(im, s->off + s->extra,
+	    "device state does not end where it should");
 }
 
 static int
@@ -823,7 +858,8 @@ open_parts(struct image *im, int io_flags)
 	if (why != NULL)
 		return bad(im, footer_section(&im->foot, SEC_RAM_MAP)->off, why);
 	unit_shape(&im->shape, im->head.unit_pages);
-	if ((err = check_numbers(im)) != 0 || (err = open_root(im)) != 0)
+	if ((err = check_numbers(im)) != 0 || (err = open_root(im)) != 0 ||
+	    (err = check_split(im)) != 0)
 		return err;
 	if (io_flags & IO_DIRECT) {
 		err = im->head.page_size % 4096 != 0 ? ENOTSUP :
@@ -850,7 +886,10 @@ image_open(const char *path, int io_flags, int *err)
 	}
 	strcpy(im->path, path);
 	if ((e = io_open(path, 0, 0, &im->fd)) != 0) {
-		snap_warn(e, "%s", path);
+		if (e == EINVAL)
+			snap_warnx("%s: not a regular file", path);
+		else
+			snap_warn(e, "%s", path);
 		im->fd = im->data_fd = -1;
 	} else {
 		im->data_fd = im->fd;

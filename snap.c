@@ -4,6 +4,7 @@
  */
 #include "snap.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -37,6 +38,19 @@ static const char usage[] =
 "and to revert, in a QEMU started with -incoming defer:\n"
 "  migrate_set_capability postcopy-ram on\n"
 "  migrate_incoming \"exec:exec qemu-snap --postcopy load vm.snap\"\n";
+
+/* A file opened later must never become our stdin, stdout or stderr. */
+static void
+have_std_files(void)
+{
+	int fd;
+
+	while ((fd = open("/dev/null", O_RDWR)) >= 0)
+		if (fd > STDERR_FILENO) {
+			close(fd);
+			break;
+		}
+}
 
 /*
  * QEMU starts its commands with signals blocked (7.2 and later).  A closed pipe
@@ -82,6 +96,7 @@ main(int argc, char **argv)
 	struct options o;
 	int err;
 
+	have_std_files();
 	set_signals();
 	crc32c_init();
 	if ((err = options_parse(&o, argc, argv)) != 0) {

@@ -47,11 +47,8 @@ enum {
 	VM_SECTION_FOOTER = 0x7e
 };
 
-/* Commands that only a reader meets: enum qemu_vm_cmd in migration/savevm.c. */
-enum {
-	CMD_PING = 2,
-	CMD_SWITCHOVER_START = 11
-};
+/* A command that only a reader meets: enum qemu_vm_cmd in migration/savevm.c. */
+enum { CMD_SWITCHOVER_START = 11 };
 
 /* Flags of RAM records: RAM_SAVE_FLAG_* in migration/ram.c. */
 enum {
@@ -438,6 +435,8 @@ read_block(struct stream_in *s, uint64_t *left)
 		return -1;
 	if (ram->has_addr && take_u64(s, &b->addr) != 0)
 		return -1;
+	if (ram->has_addr && b->addr == UINT64_MAX)
+		return complain(s, "RAM block %s: at no possible address", b->id);
 	if (ram_map_named(ram, b->id) != NULL)
 		return complain(s, "RAM block %s is there twice", b->id);
 	if (b->len == 0 || b->len % ram->page_size != 0)
@@ -469,6 +468,8 @@ read_blocks(struct stream_in *s)
 	for (left = word & ~mask; left > 0;)
 		if (read_block(s, &left) != 0)
 			return -1;
+	if (s->ram.nblk == 0)
+		return complain(s, "section ram: no blocks");
 	if (take_u64(s, &word) != 0)
 		return -1;
 	if (word != RAM_EOS)

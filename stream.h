@@ -97,6 +97,7 @@ enum {
 
 enum {
 	CMD_OPEN_RETURN_PATH = 1,
+	CMD_PING = 2,
 	CMD_POSTCOPY_ADVISE = 3,
 	CMD_POSTCOPY_LISTEN = 4,
 	CMD_POSTCOPY_RUN = 5,
@@ -107,6 +108,7 @@ enum {
 enum {
 	OUT_IOV = 256,
 	OUT_SMALL = 65536,
+	COMMAND_SIZE = 5,	/* of a command without payload */
 	CMD_MAX = 65535
 };
 

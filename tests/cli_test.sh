@@ -1,0 +1,144 @@
+#!/bin/sh
+# The command line: what is taken, what is refused, with which words and which exit status; and
+# that whoever started us by mistake is served all the same (a source is drained, a destination told).
+
+. "$(dirname "$0")/lib.sh"
+
+setUp() { enter; }
+tearDown() { leave; }
+
+# refused MESSAGE ARG...: exit 1, nothing on stdout.
+refused() {
+	message=$1
+	shift
+	run "$SNAP" "$@"
+	expect 1 "qemu-snap: $message"
+	assertEquals "stdout" "" "$(cat out)"
+}
+
+test_wrong_words() {
+	refused "no verb: save, load, info or check; --help tells more"
+	refused "frob: no such verb; --help tells more" frob x
+	refused "save: the name of the image is missing" save
+	refused "load: one argument too many: y" load x y
+	refused "--bogus: no such option" --bogus save x
+	refused "-x: no such option" -x save x
+	refused "-s: its value is missing" save x -s
+	refused "--image-size: its value is missing" save x --image-size
+	refused "--image-size=12Q: not a size" --image-size=12Q save x
+	refused "--image-size=: not a size" --image-size= save x
+	refused "--image-size=99999999999999999999: not a size" -s 99999999999999999999 save x
+	refused "--image-size=9999999T: not a size" -s 9999999T save x
+	refused "--cache=fast: not writeback, none, writethrough, directsync or unsafe" --cache=fast save x
+	refused "--aio=threads,65: not threads, threads,N (0 to 64), native or io_uring" --aio=threads,65 save x
+	refused "--page-size=1000: not a power of two from 1024 to 65536" -S 1000 save x
+	refused "--postcopy=101: not a percentage from 0 to 100" --postcopy=101 load x
+	refused "--postcopy=: not a percentage from 0 to 100" --postcopy= load x
+	refused "--rate=0: not a number of bytes a second" --rate=0 load x
+	refused "--json=1: takes no value" info --json=1 x
+	refused "--postcopy: not for save" --postcopy save x
+	refused "--image-size: not for load" -s 1M load x
+	refused "--compress: not in this version" --compress=zstd save x
+	refused "--resume: not in this version" --resume load x
+	refused "--base: not in this version" --base=y save x
+	refused "--record: not in this version" --record load x
+	refused "--host-page-size: not in this version" --host-page-size=2M load x
+	refused "--progress: not in this version" --progress save x
+	refused "--status-fd: not in this version" --status-fd=3 save x
+	refused "--label: not in this version" --label=a save x
+	assertEquals "files left" "err
+out" "$(ls -A)"
+}
+
+test_help_and_version() {
+	run "$SNAP" -V
+	expect 0 ""
+	assertEquals "$(sed -n 's/.*SNAP_VERSION.*"\(.*\)"/qemu-snap \1/p' "$TOP/snap.h")" "$(cat out)"
+	run "$SNAP" --help
+	expect 0 ""
+	assertTrue "fits one screen" "[ $(wc -l <out) -le 40 ]"
+	assertTrue "fits 80 columns" "[ -z \"\$(grep -E '.{80}' out)\" ]"
+	if [ -w /dev/full ]; then
+		"$SNAP" -h >/dev/full 2>err
+		assertEquals 1 $?
+		assertEquals "qemu-snap: stdout: cannot be written" "$(cat err)"
+	fi
+}
+
+# The command lines of the earlier tool, as they are.
+test_command_lines_of_the_earlier_tool() {
+	mk s --seed=1
+	run_on s "$SNAP" -s 2G --cache=writeback --aio=threads save IMG
+	expect 0 ""
+	"$SNAP" --cache=none --aio=native load IMG >l 2>err
+	assertEquals 0 $?
+	pages_of <s >p1
+	pages_of <l >p2
+	assertTrue "same pages" "cmp p1 p2"
+	"$TOOLS/rpclient" --requests=5 "$SNAP" --postcopy=60 --cache=none --aio=native load IMG >out 2>err
+	assertEquals "$(cat out err)" 0 $?
+	"$TOOLS/rpclient" --requests=5 "$SNAP" -p 60 load IMG >out 2>err
+	assertEquals "$(cat out err)" 0 $?
+}
+
+test_options_anywhere_and_a_file_with_a_dash() {
+	mk s --seed=1
+	run_on s "$SNAP" save --cache writethrough -s 1G -- -x
+	expect 0 ""
+	run "$SNAP" info --json -- -x
+	expect 0 ""
+	run "$SNAP" check ./-x -n
+	assertEquals "$(cat err)" 0 "$status"
+	assertContains "$(cat out)" "./-x: good"
+}
+
+# A source must never meet a closed pipe before its RAM is through (F6): all is read.
+drained() {
+	(head -c 3000000 /dev/zero && echo through >fed) | "$SNAP" "$@" >out 2>err
+	assertEquals "$*" "through" "$(cat fed 2>/dev/null)"
+	rm -f fed
+}
+
+test_a_source_is_drained() {
+	mkdir d
+	drained --bogus save x
+	drained save
+	drained save x y
+	drained frobnicate x
+	drained --postcopy save x
+	drained save d
+	drained save missing/x
+	drained save x
+	drained -h save x
+	drained -V save x
+	drained --compress=zstd save x
+	drained
+}
+
+# A destination spins for ever if no byte comes (F12).
+told() {
+	"$SNAP" "$@" 2>err </dev/null | od -An -tx1 >bytes
+	assertEquals "$*" " 00" "$(cat bytes)"
+	assertTrue "a message" "[ -s err ]"
+}
+
+test_a_destination_is_told() {
+	mkdir d
+	echo hello >hello
+	told load missing
+	told load d
+	told load hello
+	told --bogus load x
+	told load
+	told --image-size=1 load x
+	told --postcopy load missing
+}
+
+test_load_writes_no_stream_into_a_file_that_waits_for_none() {
+	"$SNAP" load missing >file 2>err
+	assertEquals 1 $?
+	assertEquals "qemu-snap: missing: No such file or directory" "$(cat err)"
+	assertFalse "nothing in the file" "[ -s file ]"
+}
+
+. "$shunit"

@@ -1,0 +1,96 @@
+# What the test scripts share. To be read by them before anything else:
+#
+#	. "$(dirname "$0")/lib.sh"
+#
+# Sets TESTS (the tests directory, absolute), TOP (that of the sources), SNAP (the program under
+# test), TOOLS. No function here may have a name that begins with "test": shunit2 would not find it,
+# but readers would think so.
+
+LC_ALL=C
+export LC_ALL
+TESTS=$(cd "$(dirname "$0")" && pwd)
+TOP=${TESTS%/tests}
+SNAP=${SNAP:-$TOP/qemu-snap}
+TOOLS=$TESTS/tools
+SHUNIT_COLOR=none
+
+# Load the test framework: the last line of every script.
+shunit=$(command -v shunit2) || shunit=/usr/share/shunit2/shunit2
+
+# A fresh directory for each test, the working directory in it. In setUp and tearDown.
+enter() {
+	dir=$(mktemp -d "${TMPDIR:-/tmp}/qemu-snap-test.XXXXXX") && cd "$dir" || exit 1
+}
+
+leave() {
+	cd / && [ -n "${dir-}" ] && rm -rf "$dir"
+	dir=
+	return 0
+}
+
+# run CMD...: sets status, and leaves stdout and stderr in the files out and err.
+run() {
+	"$@" >out 2>err </dev/null
+	status=$?
+}
+
+# The same with stdin from a file.
+run_on() {
+	run_on_file=$1
+	shift
+	"$@" >out 2>err <"$run_on_file"
+	status=$?
+}
+
+# expect STATUS STDERR: what run must have brought; STDERR byte for byte, with a newline added
+# unless it is empty.
+expect() {
+	assertEquals "exit status" "$1" "$status"
+	assertEquals "stderr" "$2" "$(cat err)"
+}
+
+# mk STREAM [OPTION...]: a stream from the generator into a file.
+mk() {
+	mk_file=$1
+	shift
+	"$TOOLS/mkstream" "$@" >"$mk_file" || fail "mkstream $*"
+}
+
+# save IMAGE STREAM [OPTION...]: must work without a word.
+save() {
+	save_image=$1 save_stream=$2
+	shift 2
+	run_on "$save_stream" "$SNAP" "$@" save "$save_image"
+	expect 0 ""
+}
+
+# Size of a file in bytes, and of the blocks it takes.
+size_of() {
+	wc -c <"$1" | tr -d ' '
+}
+
+allocated() {
+	set -- $(ls -ls "$1")
+	echo $(($1 * ${BLOCKSIZE:-1024}))
+}
+
+# poke FILE OFFSET BYTE(octal): overwrite one byte.
+poke() {
+	printf "\\$3" | dd of="$1" bs=1 seek="$2" conv=notrunc 2>/dev/null
+}
+
+# Pages of a stream (or of the image), one line each, with their last content.
+pages_of() {
+	python3 "$TOOLS/readstream.py" "$@"
+}
+
+# wait_for SECONDS CMD...: until the command succeeds.
+wait_for() {
+	wait_left=$(($1 * 10))
+	shift
+	until "$@"; do
+		[ $wait_left -gt 0 ] || return 1
+		wait_left=$((wait_left - 1))
+		sleep 0.1
+	done
+}

@@ -1,0 +1,335 @@
+#!/bin/sh
+# save: what goes in is what is in the image, whatever the stream looks like and however many
+# threads there are; the image is dense; what cannot be stored is refused by name, the source
+# drained, and nothing left behind.
+
+. "$(dirname "$0")/lib.sh"
+
+setUp() { enter; }
+tearDown() { leave; }
+
+# same_pages STREAM IMAGE: by the independent readers.
+same_pages() {
+	pages_of --rest=rest1 <"$1" >pages1
+	python3 "$TESTS/readimg.py" list "$2" >pages2
+	python3 "$TESTS/readimg.py" rest "$2" >rest2
+	assertTrue "pages" "cmp pages1 pages2"
+	assertTrue "the rest" "cmp rest1 rest2"
+}
+
+# Streams of all shapes, by two readers that share no code with the program.
+test_streams_of_all_shapes() {
+	while read -r options; do
+		# shellcheck disable=SC2086
+		mk s --seed=7 $options
+		save i s --cluster-size=64K
+		same_pages s i
+		run python3 "$TESTS/readimg.py" check i
+		assertEquals "second reader on $options: $(cat out err)" 0 "$status"
+		run "$SNAP" check i
+		assertEquals "$options: $(cat err)" 0 "$status"
+	done <<-'END'
+
+		--shuffle
+		--kind=ordinary
+		--kind=ordinary --passes=3 --late-zero=20 --late-data=20
+		--kind=ordinary --return-path --switchover
+		--kind=ordinary --ignore-shared
+		--zerodata=30
+		--absent=50
+		--absent=100
+		--zero=100
+		--zerodata=100
+		--zero=0
+		--block=m:1
+		--block=m:1 --zero=100
+		--block=a:1 --block=b:1 --block=c:8191 --block=d:8193
+		--page-size=1024 --page-bits
+		--page-size=2048 --page-bits --shuffle
+		--page-size=16384 --page-bits
+		--page-size=65536 --page-bits --block=x:40
+		--early --uuid
+		--iterable=dirty-bitmap
+		--iterable=htab
+		--iterable=stattrib
+		--json=0
+		--devices=1
+		--section=1
+		--section=1000
+	END
+}
+
+test_page_size_from_the_user() {
+	mk s --page-size=8192 --block=x:40
+	run_on s "$SNAP" save i
+	assertEquals 2 "$status"
+	assertNotContains "$(ls)" "i"
+	save i s --page-size=8K
+	same_pages s i
+	mk s --page-size=8192 --page-bits --block=x:40
+	run_on s "$SNAP" -S 4K save i
+	assertEquals 2 "$status"
+	assertContains "$(cat err)" "--page-size is 4096, but the stream says 8192"
+	mk s --json-page-size=8192
+	run_on s "$SNAP" save j
+	assertEquals 2 "$status"
+	assertContains "$(cat err)" "use --page-size"
+}
+
+# Whatever the number of threads, the cache mode, and who reads how fast: the same bytes.
+test_same_bytes_for_any_number_of_threads() {
+	mk s --kind=ordinary --passes=4 --late-zero=30 --late-data=10 --block=a:3000 --block=b:77
+	save first s --reproducible --cluster-size=64K --aio=threads,0
+	for options in --aio=threads,1 --aio=threads,2 --aio=threads,16 --cache=none \
+	    --cache=writethrough --cache=directsync; do
+		save i s --reproducible --cluster-size=64K $options
+		assertTrue "$options" "cmp first i"
+	done
+	"$TOOLS/mkstream" --kind=ordinary --passes=4 --late-zero=30 --late-data=10 --block=a:3000 \
+		--block=b:77 | "$SNAP" --reproducible --cluster-size=64K save i
+	assertTrue "through a pipe" "cmp first i"
+}
+
+test_two_saves_have_two_names_and_times() {
+	mk s
+	save i s
+	save j s
+	"$SNAP" info --json i >ii
+	"$SNAP" info --json j >jj
+	assertNotEquals "$(grep uuid ii)" "$(grep uuid jj)"
+	assertContains "$(grep '"time"' ii)" "$(date -u +%Y-%m-)"
+}
+
+# bound IMAGE PAGE_SIZE: the promise of the format, and no holes.
+bound() {
+	"$SNAP" info --json "$1" >info.json
+	python3 - "$(size_of "$1")" "$(allocated "$1")" "$2" <<-'END'
+		import json, sys
+		size, allocated, page = (int(a) for a in sys.argv[1:])
+		pages = json.load(open("info.json"))["pages"]
+		most = pages["stored"] * (page + 40) + pages["total"] // 2 + (1 << 20)
+		if size > most or allocated < 0.99 * size:
+		    sys.exit("size %d, at most %d, allocated %d" % (size, most, allocated))
+	END
+	assertEquals 0 $?
+}
+
+test_dense() {
+	mk s --block=a:20000 --zero=30
+	save i s
+	bound i 4096
+	mk s --block=a:20000 --page-size=1024 --page-bits --zero=30
+	save i s
+	bound i 1024
+	# All pages come as data, half of them later as zero: the room is given back.
+	mk s --kind=ordinary --passes=2 --block=a:20000 --zero=0 --late-zero=50
+	save i s
+	bound i 4096
+	mk s --block=a:20000 --zero=0
+	save once s
+	mk s --kind=ordinary --passes=4 --block=a:20000 --zero=0
+	save four s
+	bound four 4096
+	assertTrue "four copies sent: $(size_of four) for $(size_of once)" \
+		"[ $(size_of four) -le $(($(size_of once) * 11 / 10)) ]"
+}
+
+test_peak_memory() {
+	for guest in "--block=m:131072 --zero=20" "--block=m:16777216 --zero=99"; do
+		# shellcheck disable=SC2086
+		"$TOOLS/mkstream" $guest | python3 "$TOOLS/peak.py" peak "$SNAP" save i 2>err
+		assertEquals "$(cat err)" 0 "$?"
+		"$SNAP" info --json i >info.json
+		most=$(python3 -c "
+import json
+p = json.load(open('info.json'))['pages']
+print(65536 + (16 * p['stored'] + p['total']) // 1024)")
+		assertTrue "$guest: $(cat peak) KiB, at most $most" "[ $(cat peak) -le $most ]"
+	done
+}
+
+# refuse KIND WORDS: exit 2, these words, all of the source read up to the devices, nothing left.
+refuse() {
+	kind=$1
+	shift
+	("$TOOLS/mkstream" --bad="$kind" --json=1000 "$@" && echo through >fed) |
+		"$SNAP" save i 2>err
+	assertEquals "$kind: status" 2 $?
+	assertEquals "$kind: one message" 1 "$(wc -l <err)"
+	assertContains "$kind" "$(cat err)" "$words"
+	assertEquals "$kind: drained" through "$(cat fed 2>/dev/null)"
+	rm -f fed
+	assertEquals "$kind: nothing left" "err words" "$(echo *)"
+}
+
+test_what_cannot_be_stored_is_refused_by_name() {
+	while read -r kind words; do
+		echo "$words" >words
+		refuse "$kind"
+	done <<-'END'
+		magic not a migration stream
+		version stream of version
+		no-config send-configuration=off cannot be stored
+		no-footer send-section-footer=off cannot be stored
+		mapped-ram mapped-ram
+		unknown-cap which is not known here
+		unknown-section section foo: cannot be stored
+		vfio vfio: cannot be stored
+		ram-version section ram: version
+		ram-twice section ram: begins twice
+		block-twice is there twice
+		block-sum list of blocks does not end
+		block-odd is not whole pages
+		block-empty-name empty name
+		block-nul NUL byte
+		advise postcopy-ram on: switch it off
+		early-unknown a device before the RAM
+		no-block does not name its block
+		xbzrle XBZRLE
+		compress COMPRESS_PAGE
+		multifd MULTIFD_FLUSH
+		hook RDMA
+		unknown-flag unknown flags
+		fill filled with
+		unknown-block unknown block
+		outside outside of block
+		wrong-footer footer of section
+		unknown-element unknown element
+		part-unknown never began
+		packaged postcopy, which cannot be stored
+		unknown-command unknown command
+		eof-early without devices
+	END
+}
+
+test_background_snapshot_with_ignored_shared_memory() {
+	mk s --ignore-shared
+	run_on s "$SNAP" save i
+	assertEquals 2 "$status"
+	assertContains "$(cat err)" "x-ignore-shared"
+	mk s --ignore-shared --kind=ordinary
+	save i s
+	assertContains "$("$SNAP" info i)" "precopy only"
+	run "$SNAP" --postcopy load i
+	assertEquals 1 "$status"
+	assertContains "$(cat err)" "in precopy only"
+}
+
+# A stream may end anywhere: with the source, or by migrate_cancel.
+test_a_cut_stream_is_refused() {
+	mk s --json=1000 --devices=3 --shuffle
+	n=$(size_of s)
+	echo old >i
+	for at in 0 1 7 8 9 100 2000 $((n / 3)) $((n / 2)) $((n - 20000)) $((n - 3000)) \
+	    $((n - 1001)) $((n - 900)) $((n - 2)) $((n - 1)); do
+		[ $at -ge 0 ] || continue
+		head -c $at s >cut
+		run_on cut "$SNAP" save i
+		assertEquals "cut at $at of $n: $(cat err)" 2 "$status"
+		assertEquals "cut at $at: old image" old "$(cat i)"
+	done
+	assertEquals "cut err i out s" "$(echo *)"
+}
+
+test_limit_of_size() {
+	mk s --block=a:2000 --zero=0
+	save good s
+	echo old >i
+	n=$(size_of good)
+	for limit in 4K 100K 5M $((n - 1)) $((n - 4097)); do
+		run_on s "$SNAP" -s $limit save i
+		assertEquals "$limit" 1 "$status"
+		assertContains "$(cat err)" "--image-size"
+		assertEquals old "$(cat i)"
+	done
+	save i s -s "$n"
+	save i s --image-size=2T
+	assertEquals "err good i out s" "$(echo *)"
+}
+
+test_what_is_no_file_is_refused() {
+	mk s
+	mkdir d
+	mkfifo p
+	ln -s nowhere l
+	for name in d p l /dev/null; do
+		run_on s "$SNAP" save "$name"
+		expect 1 "qemu-snap: $name: is there and is not a regular file"
+	done
+	run_on s "$SNAP" save missing/i
+	expect 1 "qemu-snap: missing/i: cannot be created: No such file or directory"
+	assertEquals "d err l out p s" "$(echo *)"
+}
+
+# Guest memory is secret.
+test_only_the_owner_may_read() {
+	mk s
+	umask 0
+	save i s
+	umask 022
+	case $(ls -l i) in
+	-rw-------*) ;;
+	*) fail "$(ls -l i)" ;;
+	esac
+}
+
+test_stale_files_are_removed_and_live_ones_are_not() {
+	mk s
+	mkfifo pipe
+	"$SNAP" save i <pipe 2>err1 &
+	exec 3>pipe
+	wait_for 10 sh -c 'ls i.part.* >/dev/null 2>&1'
+	live=$(echo i.part.*)
+	echo junk >i.part.1-0
+	echo other >i.partner
+	run_on s "$SNAP" save i
+	expect 0 "qemu-snap: ./i.part.1-0: removed, a dead save left it"
+	assertEquals "i $live i.partner" "$(echo i*)"
+	cat s >&3
+	exec 3>&-
+	wait
+	assertEquals "" "$(cat err1)"
+	assertEquals "i i.partner" "$(echo i*)"
+	run "$SNAP" check i
+	assertEquals 0 "$status"
+}
+
+# The reader of a closed pipe, a file that is no stream, a terminal's absence.
+test_odd_ends() {
+	run "$SNAP" save i </dev/null
+	expect 2 "qemu-snap: stream offset 0: nothing came: no migration stream"
+	run_on /bin/sh "$SNAP" save i
+	assertEquals 2 "$status"
+	"$SNAP" save i <&- 2>err
+	assertEquals "stdin closed: $(cat err)" 2 $?
+}
+
+# SIGTERM: said at once, the source is drained all the same, no file stays.
+test_a_signal_gives_up_but_drains() {
+	mk s --block=a:3000 --json=1000 --devices=2
+	mkfifo pipe
+	"$SNAP" save i <pipe 2>err &
+	pid=$!
+	exec 3>pipe
+	head -c 1000000 s >&3
+	wait_for 10 sh -c 'ls i.part.* >/dev/null 2>&1'
+	kill $pid
+	wait_for 10 test -s err
+	assertContains "$(cat err)" "given up"
+	tail -c +1000001 s >&3
+	assertEquals "the source was not cut off" 0 $?
+	exec 3>&-
+	wait $pid
+	assertEquals 1 $?
+	assertEquals "err pipe s" "$(echo *)"
+}
+
+test_the_source_that_asks_gets_its_answer() {
+	mk s --kind=ordinary --return-path
+	"$SNAP" save i <s 2>err | od -An -tx1 >answer
+	assertEquals " 00 01 00 04 00 00 00 00" "$(cat answer)"
+	"$SNAP" -s 4K save j <s 2>err | od -An -tx1 >answer
+	assertEquals " 00 01 00 04 00 00 00 01" "$(cat answer)"
+}
+
+. "$shunit"
