@@ -448,7 +448,7 @@ is_zero(const uint8_t *p, size_t len)
 	return p[0] == 0 && memcmp(p, p + 1, len - 1) == 0;
 }
 
-int
+void
 image_put(struct image_writer *w, uint64_t page)
 {
 	struct batch *b = w->open;
@@ -457,7 +457,6 @@ image_put(struct image_writer *w, uint64_t page)
 	b->item[b->nitem++] = page * 2 + (zero ? 1 : 0);
 	if (!zero)
 		b->npage++;
-	return 0;
 }
 
 int

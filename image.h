@@ -37,7 +37,7 @@ int image_begin(struct image_writer *w, const struct ram_map *ram);
 /* Where the next page's bytes go; NULL: failed and reported. */
 uint8_t *image_room(struct image_writer *w);
 /* The bytes of page are where image_room() said.  The last call for a page wins. */
-int image_put(struct image_writer *w, uint64_t page);
+void image_put(struct image_writer *w, uint64_t page);
 /* The page is zero. */
 int image_zero(struct image_writer *w, uint64_t page);
 /*

@@ -667,10 +667,14 @@ check_gap(struct image *im)
 
 /* Every unit record must be what the slots in it say. */
 static int
-check_unit(struct image *im, const uint8_t *leaf, unsigned u, uint64_t slot,
+check_unit(struct image *im, const uint8_t *leaf, uint64_t index,
     const struct crc32c_join *join)
 {
 	const struct unit_shape *us = &im->shape;
+	uint64_t slot = index * us->pages;
+	unsigned u = (unsigned)(index % us->per_leaf);
+	uint64_t at = footer_section(&im->foot, SEC_UNITS)->off +
+	    index / us->per_leaf * us->leaf_size + PART_HEADER + (uint64_t)u * us->size;
 	const struct section *data = footer_section(&im->foot, SEC_DATA);
 	uint32_t n = span(im->foot.slots, us->pages, slot / us->pages), i, crc, all = 0;
 	struct unit_record r;
@@ -680,15 +684,15 @@ check_unit(struct image *im, const uint8_t *leaf, unsigned u, uint64_t slot,
 	for (i = 0; i < us->pages; i++) {
 		slot_get(us, leaf, u * us->pages + i, &page, &crc);
 		if (i >= n && (page != 0 || crc != 0))
-			return bad(im, r.off, "unused slot of a unit is not zero");
+			return bad(im, at, "unused slot of a unit is not zero");
 		if (i < n)
 			all = i == 0 ? crc : crc32c_join(join, all, crc);
 	}
 	if (r.codec != 0)
-		return bad(im, r.off, "unit coded in a way this version does not know");
+		return bad(im, at, "unit coded in a way this version does not know");
 	if (r.off != data->off + slot * im->head.page_size ||
 	    r.count != n - 1 || r.len != n * im->head.page_size || r.crc != all)
-		return bad(im, r.off, "unit record and its slots do not agree");
+		return bad(im, at, "unit record and its slots do not agree");
 	return 0;
 }
 
@@ -696,14 +700,13 @@ static int
 check_units(struct image *im, unsigned *faults)
 {
 	const struct unit_shape *us = &im->shape;
-	uint64_t slot, units = (im->foot.slots + us->pages - 1) / us->pages, i;
+	uint64_t units = (im->foot.slots + us->pages - 1) / us->pages, i;
 	struct crc32c_join join;
 	const uint8_t *leaf;
 	int err;
 
 	crc32c_join_init(&join, im->head.page_size);
 	for (i = 0; i < units; i++) {
-		slot = i * us->pages;
 		err = need_units(im, i / us->per_leaf, &leaf);
 		if (err == SNAP_EDATA) {	/* one fault, the whole leaf */
 			++*faults;
@@ -711,7 +714,7 @@ check_units(struct image *im, unsigned *faults)
 			continue;
 		}
 		if (err == 0)
-			err = check_unit(im, leaf, (unsigned)(i % us->per_leaf), slot, &join);
+			err = check_unit(im, leaf, i, &join);
 		if (err == SNAP_ESYS)
 			return err;
 		*faults += err != 0;
@@ -723,14 +726,19 @@ check_units(struct image *im, unsigned *faults)
 static int
 check_pages(struct image *im, unsigned *faults)
 {
+	const struct section *leaves = footer_section(&im->foot, SEC_PAGES);
+	const struct section *nodes = footer_section(&im->foot, SEC_NODES);
 	uint64_t count[4] = { 0, 0, 0, 0 }, i, leaves_len = 0, nodes_len = 0;
 	struct page_leaf *leaf;
 	uint16_t granules;
 	uint32_t n, k;
 	int err;
 
-	for (k = 0; k < im->nnodes; k++)
+	for (k = 0; k < im->nnodes; k++) {
+		if (part_len(im->node_len[k]) > 0 && im->node_at[k] != nodes->off + nodes_len)
+			*faults += bad(im, nodes->off, "nodes do not follow one another") != 0;
 		nodes_len += part_len(im->node_len[k]);
+	}
 	for (i = 0; i < im->nleaves; i++) {
 		n = span(im->ram.npages, LEAF_PAGES, i);
 		leaf = NULL;
@@ -743,6 +751,10 @@ check_pages(struct image *im, unsigned *faults)
 				i = (i / NODE_LEAVES + 1) * NODE_LEAVES - 1;
 			continue;
 		}
+		if (granules > 1 && leaf_at(im->node[i / NODE_LEAVES],
+		    (uint32_t)(i % NODE_LEAVES)) != leaves->off + leaves_len)
+			*faults += bad(im, leaves->off,
+			    "page leaves do not follow one another") != 0;
 		leaves_len += part_len(granules);
 		if (granules > 1)
 			leaf_count(leaf, n, count);
@@ -760,9 +772,8 @@ check_pages(struct image *im, unsigned *faults)
 		    "footer and page table do not agree on the number of pages");
 		++*faults;
 	}
-	if (*faults == 0 && (leaves_len != footer_section(&im->foot, SEC_PAGES)->len ||
-	    nodes_len != footer_section(&im->foot, SEC_NODES)->len)) {
-		bad(im, footer_section(&im->foot, SEC_PAGES)->off,
+	if (*faults == 0 && (leaves_len != leaves->len || nodes_len != nodes->len)) {
+		bad(im, leaves->off,
 		    "page table is longer than its leaves");
 		++*faults;
 	}

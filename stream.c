@@ -68,10 +68,10 @@ enum {
 	BUFFER = 256 << 10,	/* holds the largest page several times */
 	READ_SIZE = 65536,	/* what a pipe holds */
 	READ_SMALL = 4096,	/* near the tail, which must not be swallowed early */
-	NEAR_END = 64,		/* pages from the end where that begins */
+	NEAR_END = 64,		/* pages from the end of a background snapshot, which
+				 * has each page once, where that begins */
 	KEPT_MAX = 16 << 20,	/* bytes kept of what is not RAM */
 	SECTIONS = 16,		/* iterable handlers */
-	CANDIDATES = 8,		/* places where the device state may end */
 	NAME_MAX_WIRE = 255
 };
 
@@ -79,7 +79,11 @@ enum state { HEAD, ELEMENT, RAM, TAIL, DONE };
 
 enum handler { H_RAM, H_BITMAP, H_HTAB, H_ATTRIBUTES };
 
-/* A place in the tail that looks like its end-of-file byte and description. */
+/*
+ * The last place in the tail that looks like its end-of-file byte and the head
+ * of its description.  Device state may hold such bytes, too, but what follows
+ * the right place is text, in which they cannot occur: the last one is right.
+ */
 struct candidate {
 	uint64_t split;		/* bytes before the end-of-file byte */
 	uint64_t end;		/* where the description ends */
@@ -115,8 +119,7 @@ struct stream_in {
 
 	uint64_t tail;		/* bytes of the tail handed over */
 	uint64_t win_hi, win_lo;	/* its last 16 bytes */
-	struct candidate cand[CANDIDATES];
-	unsigned ncand;
+	struct candidate cand;	/* end 0: none yet */
 	uint64_t split;
 };
 
@@ -175,8 +178,8 @@ need(struct stream_in *s, size_t n)
 	size_t chunk = READ_SIZE;
 	int got;
 
-	if (s->state == TAIL || (s->ram.npages > 0 &&
-	    s->records + NEAR_END >= s->ram.npages))
+	if (s->state == TAIL || (s->records + NEAR_END >= s->ram.npages &&
+	    s->records <= s->ram.npages))
 		chunk = READ_SMALL;
 	while (s->len - s->pos < n) {
 		if (chunk < n - (s->len - s->pos))
@@ -881,24 +884,20 @@ match_page_size(struct candidate *c, uint8_t ch)
 static size_t
 scan_tail(struct stream_in *s, const uint8_t *p, size_t n, uint64_t *more)
 {
-	struct candidate *c;
+	struct candidate *c = &s->cand;
 	uint32_t len;
 	size_t i;
-	unsigned k;
 
 	*more = 0;
 	for (i = 0; i < n; i++) {
-		for (k = 0; k < s->ncand; k++)
-			match_page_size(&s->cand[k], p[i]);
+		match_page_size(c, p[i]);
 		s->win_hi = s->win_hi << 8 | s->win_lo >> 56;
 		s->win_lo = s->win_lo << 8 | p[i];
 		s->tail++;
 		len = (uint32_t)(s->win_lo >> 16);
 		if (s->win_lo >> 48 == VM_VMDESCRIPTION &&
 		    (s->win_lo & 0xffff) == ('{' << 8 | '"') && s->tail >= 13 &&
-		    (s->win_hi >> 32 & 0xff) == VM_SECTION_FOOTER && len > 2 &&
-		    s->ncand < CANDIDATES) {
-			c = &s->cand[s->ncand++];
+		    (s->win_hi >> 32 & 0xff) == VM_SECTION_FOOTER && len > 2) {
 			memset(c, 0, sizeof *c);
 			c->split = s->tail - 8;
 			c->end = c->split + 6 + len;
@@ -910,24 +909,29 @@ scan_tail(struct stream_in *s, const uint8_t *p, size_t n, uint64_t *more)
 	return n;
 }
 
+/* Is this the end of a description? */
+static int
+described(const struct stream_in *s)
+{
+	return s->cand.end == s->tail && (s->win_lo & 0xff) == '}';
+}
+
 /* At the end of input, or where a description ends: is the tail complete? */
 static int
 check_tail(struct stream_in *s)
 {
-	unsigned k;
+	const struct candidate *c = &s->cand;
 
-	for (k = 0; k < s->ncand; k++) {
-		if (s->cand[k].end != s->tail || (s->win_lo & 0xff) != '}')
-			continue;
-		s->split = s->cand[k].split;
-		if (s->cand[k].found != 0 && s->cand[k].page_size != s->ram.page_size)
+	if (described(s)) {
+		s->split = c->split;
+		if (c->found != 0 && c->page_size != s->ram.page_size)
 			return complain(s, "target pages have %u bytes, not %u: "
-			    "use --page-size", (unsigned)s->cand[k].page_size,
+			    "use --page-size", (unsigned)c->page_size,
 			    (unsigned)s->ram.page_size);
 		return 0;
 	}
 	/* suppress-vmdesc=on: a footer and the end-of-file byte. */
-	if (s->ncand == 0 && s->tail > 6 && (s->win_lo & 0xff) == VM_EOF &&
+	if (s->tail > 6 && (s->win_lo & 0xff) == VM_EOF &&
 	    (s->win_lo >> 40 & 0xff) == VM_SECTION_FOOTER) {
 		s->split = s->tail - 1;
 		return 0;
@@ -938,14 +942,11 @@ check_tail(struct stream_in *s)
 static int
 read_tail(struct stream_in *s, struct stream_item *it)
 {
-	unsigned k;
-	int got, end = 0;
+	int got;
 
 	if (s->pos == s->len) {
 		/* A source that waits for SHUT sends no end of input before it. */
-		for (k = 0; k < s->ncand && s->wants_shut; k++)
-			end |= s->cand[k].end == s->tail && (s->win_lo & 0xff) == '}';
-		got = end ? 0 : fill(s, READ_SMALL);
+		got = s->wants_shut && described(s) ? 0 : fill(s, READ_SMALL);
 		if (got < 0)
 			return got;
 		if (got == 0) {

@@ -6,7 +6,7 @@ usage: flip.py flip|cut FILE COUNT SEED COMMAND...
 
 flip: change one byte to another value, at COUNT random places; cut: shorten the file to COUNT
 random lengths, and to each of the lengths around its ends. COMMAND is run with the copy's name as
-its last argument and must exit with 2 and say something on stderr. Prints what was not found.
+its last argument and must exit with 2 and say something. Prints what was not found.
 """
 
 import os
@@ -28,9 +28,9 @@ def refused(data, what):
     with open(copy, "wb") as f:
         f.write(data)
     done = subprocess.run(command + [copy], capture_output=True, check=False)
-    if done.returncode != 2 or not done.stderr:
+    if done.returncode != 2 or not done.stderr + done.stdout:
         missed += 1
-        print("%s: exit %d, %r" % (what, done.returncode, done.stderr))
+        print("%s: exit %d, %r" % (what, done.returncode, done.stderr + done.stdout))
 
 
 if kind == "flip":

@@ -353,7 +353,7 @@ rp_write(void)
 }
 
 /*
- * Wait until there is something to read, or with read == 0 until everything is
+ * Wait until there is something to read, or with want_read == 0 until everything is
  * written; 0 after at most ms milliseconds (-1: no limit).
  */
 static int

@@ -1,0 +1,136 @@
+#!/bin/sh
+# load --postcopy against a strict destination (tools/rpclient.c, which has QEMU's rules): order of
+# commands, every host page once and whole, requests first, and clean ends in every mishap.
+
+. "$(dirname "$0")/lib.sh"
+
+setUp() { enter; }
+tearDown() { leave; }
+
+# serve CLIENT-OPTIONS -- SNAP-OPTIONS: the client must be content.
+serve() {
+	client=
+	while [ "$1" != -- ]; do
+		client="$client $1"
+		shift
+	done
+	shift
+	# shellcheck disable=SC2086
+	"$TOOLS/rpclient" $client "$SNAP" "$@" >out 2>err
+	status=$?
+	assertEquals "rpclient$client, $*: $(tail -n 1 out) $(cat err)" 0 $status
+}
+
+# The destination has in the end what was saved, and nothing else.
+test_every_page_arrives() {
+	while read -r options; do
+		# shellcheck disable=SC2086
+		mk s --seed=3 $options
+		save i s --cluster-size=64K
+		pages_of --rest=rest1 <s | grep -v ' zero$' | sort >want
+		for mode in --postcopy -p1 --postcopy=60 --postcopy=99 --postcopy=100; do
+			for client in "" "--requests=200 --burst=8 --repeat --before-run" "--all --burst=3"; do
+				# shellcheck disable=SC2086
+				serve --dump --seed=2 $client -- $mode load i
+				grep -v ' zero$' out | grep -v '^pages ' | sort >got
+				assertTrue "$options, $mode, $client: pages" "cmp want got"
+			done
+		done
+	done <<-'END'
+
+		--shuffle --block=a:2000 --block=b:1
+		--kind=ordinary --passes=2 --late-zero=20
+		--block=m:1
+		--block=m:1 --zero=100
+		--absent=60
+		--absent=100
+		--zero=100
+		--zero=0 --block=a:600
+		--page-size=1024 --page-bits --block=a:2000 --block=b:4 --zero=50 --shuffle
+		--page-size=2048 --page-bits --block=a:2000 --zero=0
+		--iterable=dirty-bitmap --early --uuid
+		--json=0
+	END
+}
+
+test_any_number_of_threads_and_direct_io() {
+	mk s --block=a:4000 --shuffle
+	save i s
+	for options in --aio=threads,0 --aio=threads,1 --aio=threads,16 -n; do
+		serve --requests=300 --burst=5 --repeat --before-run -- $options --postcopy load i
+	done
+}
+
+# What stands before a page asked for: the pipe, what the destination has read already, and what
+# may be sent while the page is being read from the file. Also with a slow destination.
+test_requests_come_first() {
+	mk s --block=a:20000 --zero=0
+	save i s
+	serve --requests=500 --burst=4 --max-ahead=176128 -- --postcopy load i
+	serve --requests=300 --read-delay=300 --max-ahead=176128 -- --postcopy load i
+}
+
+test_rate_limits_the_push() {
+	mk s --block=a:1000 --zero=0 --json=1000
+	save i s
+	begin=$(date +%s%N)
+	serve --requests=1 -- --postcopy --rate=2M load i
+	took=$((($(date +%s%N) - begin) / 1000000))
+	assertTrue "4 MB at 2 MB/s took $took ms" "[ $took -ge 1500 ]"
+}
+
+# Hostile and broken peers: a message, exit 2, no crash, no hang.
+test_bad_messages() {
+	mk s --block=a:2000
+	save i s
+	for odd in outside overflow too-long zero-length unknown-block no-block short-id; do
+		serve --odd=$odd --expect-exit=2 -- --postcopy load i
+		assertContains "$odd" "$(cat err)" "qemu-snap: return path: "
+	done
+	serve --garbage --expect-exit=2 -- --postcopy load i
+	assertContains "$(cat err)" "qemu-snap: return path: "
+}
+
+test_a_peer_that_goes_away() {
+	mk s --block=a:20000
+	save i s
+	for n in 1 100 15000; do
+		serve --hangup=$n --expect-exit=1 -- --postcopy load i
+		assertContains "$n" "$(cat err)" "qemu-snap: the destination"
+	done
+	serve --stop-reading=300 --expect-exit=1 -- --postcopy load i
+	serve --no-shut --expect-exit=1 -- --postcopy load i
+	assertContains "$(cat err)" "qemu-snap: the destination went away without its last word"
+	serve --shut=1 --expect-exit=1 -- --postcopy load i
+	assertContains "$(cat err)" "qemu-snap: the destination reports a failure (1)"
+}
+
+test_blocks_that_are_not_whole_host_pages() {
+	[ "$(getconf PAGESIZE)" -gt 1024 ] || return 0
+	mk s --page-size=1024 --page-bits --block=a:4001
+	save i s
+	serve --expect-exit=1 -- --postcopy load i
+	assertContains "$(cat err)" "precopy only"
+}
+
+# A page that is damaged is never sent; the service ends, and the message names it.
+test_a_damaged_page_is_not_served() {
+	mk s --block=a:2000 --zero=0
+	save i s
+	python3 - i <<-'END'
+		import sys
+		f = open(sys.argv[1], "r+b")
+		f.seek(4096 + 1500 * 4096)
+		f.write(b"damaged" * 10)
+	END
+	for client in "--requests=1" "--all --burst=2"; do
+		# shellcheck disable=SC2086
+		"$TOOLS/rpclient" $client --dump --expect-exit=2 "$SNAP" --postcopy load i >out 2>err
+		assertEquals "$(cat err)" 0 $?
+		assertContains "$(cat err)" "block a offset 0x5dc000: page fails its checksum"
+		assertNotContains "$(cat out)" "a 5dc000 "
+		assertNotContains "$(cat out)" "a 0x5dc000 "
+	done
+}
+
+. "$shunit"
