@@ -54,9 +54,12 @@ check_one(const char *path, const struct options *o)
 		snap_warnx("%s: damaged: %u fault%s", path, faults, faults == 1 ? "" : "s");
 		err = SNAP_EDATA;
 	}
-	if (err == 0)
-		printf("%s: good, %llu pages stored\n", path,
-		    (unsigned long long)image_footer(im)->stored);
+	if (err == 0) {
+		print_name(path);
+		printf(": good, %llu page%s stored\n",
+		    (unsigned long long)image_footer(im)->stored,
+		    image_footer(im)->stored == 1 ? "" : "s");
+	}
 	image_close(im);
 	return err;
 }

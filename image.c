@@ -920,8 +920,10 @@ open_data(struct image_writer *w)
 		w->data_fd = w->fd;
 	}
 	if (w->data_fd == w->fd && flags != 0 &&
-	    io_open(w->tmp, 1, flags, &w->data_fd) != 0)
+	    (err = io_open(w->tmp, 1, flags, &w->data_fd)) != 0) {
+		snap_warn(err, "%s: no synchronous writes here", w->path);
 		w->data_fd = w->fd;
+	}
 }
 
 static int

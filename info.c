@@ -48,14 +48,6 @@ print_size(const char *name, uint64_t n)
 		    (unsigned long long)n);
 }
 
-/* A name from a stranger, safe to show. */
-static void
-print_name(const char *s)
-{
-	for (; *s != '\0'; s++)
-		putchar((unsigned char)*s < ' ' || *s == 0x7f ? '?' : *s);
-}
-
 /* Length of the valid UTF-8 sequence at s, or 0. */
 static int
 utf8_length(const unsigned char *s)

@@ -14,6 +14,12 @@
 
 enum { LINE = 2048 };
 
+static char
+shown(char c)
+{
+	return (unsigned char)c < ' ' || c == 0x7f ? '?' : c;
+}
+
 static void
 say(int err, const char *fmt, va_list ap)
 {
@@ -29,8 +35,7 @@ say(int err, const char *fmt, va_list ap)
 		n = strlen(line);
 	}
 	for (i = 0; i < n; i++)
-		if ((unsigned char)line[i] < ' ' || line[i] == 0x7f)
-			line[i] = '?';
+		line[i] = shown(line[i]);
 	line[n++] = '\n';
 	fwrite(line, 1, n, stderr);
 }
@@ -53,6 +58,13 @@ snap_warn(int err, const char *fmt, ...)
 	va_start(ap, fmt);
 	say(err, fmt, ap);
 	va_end(ap);
+}
+
+void
+print_name(const char *name)
+{
+	for (; *name != '\0'; name++)
+		putchar(shown(*name));
 }
 
 int

@@ -56,7 +56,7 @@ static const struct option {
 	{ "cluster-size",	0,   O_CLUSTER_SIZE,	VALUE,	SAVE },
 	{ "unit-pages",		0,   O_UNIT_PAGES,	VALUE,	SAVE },
 	{ "json",		0,   O_JSON,		NOTHING, INFO },
-	{ "trace",		't', O_TRACE,		NOTHING, ANY },
+	{ "trace",		't', O_TRACE,		NOTHING, SAVE | LOAD },
 	{ "version",		'V', O_VERSION,		NOTHING, ANY },
 	{ "help",		'h', O_HELP,		NOTHING, ANY },
 	{ "compress",		0,   O_LATER,		VALUE,	ANY },
@@ -197,7 +197,7 @@ set(struct options *o, const struct option *opt, const char *value)
 
 	switch (opt->id) {
 	case O_IMAGE_SIZE:
-		if (size(value, &o->max_size) != 0)
+		if (size(value, &o->max_size) != 0 || o->max_size == 0)
 			return wrong(opt, value, "not a size");
 		return 0;
 	case O_NOCACHE:
@@ -261,7 +261,7 @@ long_option(struct options *o, const char *word, char ***next, unsigned *seen)
 		    strncmp(options[i].name, word, len) == 0)
 			break;
 	if (i == NOPTIONS) {
-		snap_warnx("--%s: no such option", word);
+		snap_warnx("--%.*s: no such option", (int)len, word);
 		return SNAP_ESYS;
 	}
 	*seen |= 1u << i;
@@ -347,6 +347,10 @@ check_words(const struct options *o, const char *verb, unsigned seen)
 			snap_warnx("--%s: not for %s", options[i].name, verb);
 			return SNAP_ESYS;
 		}
+	if (o->rate != 0 && o->percent < 0) {
+		snap_warnx("--rate: only with --postcopy");
+		return SNAP_ESYS;
+	}
 	for (i = 0; verbs[i].verb != o->verb; i++)
 		;
 	if (o->nfile < verbs[i].min) {

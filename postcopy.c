@@ -126,6 +126,28 @@ struct server {
 	uint64_t stored_sent, requests, repeats, answered;
 };
 
+int
+send_bytes(struct image *im, struct stream_out *out, uint32_t type, uint64_t len)
+{
+	const struct section *s = footer_section(image_footer(im), type);
+	uint8_t buf[16384];
+	uint64_t done;
+	size_t n;
+	int err;
+
+	if (s == NULL)
+		return 0;
+	if (len > s->len)
+		len = s->len;
+	for (done = 0; done < len; done += n) {
+		n = len - done < sizeof buf ? (size_t)(len - done) : sizeof buf;
+		if ((err = image_read(im, s, done, buf, n)) != 0 ||
+		    (err = out_copy(out, buf, n)) != 0)
+			return err;
+	}
+	return 0;
+}
+
 /* ---- marks ---- */
 
 static int

@@ -17,7 +17,8 @@
  */
 int load_postcopy(struct image *im, const struct options *o);
 
-/* load.c: write the first len bytes of a section, if there is one. */
+/* Write the first len bytes of a section, if there is one; any more than it has
+ * stands for all of it. */
 int send_bytes(struct image *im, struct stream_out *out, uint32_t type, uint64_t len);
 
 #endif

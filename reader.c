@@ -872,13 +872,13 @@ open_parts(struct image *im, int io_flags)
 	if ((err = check_numbers(im)) != 0 || (err = open_root(im)) != 0 ||
 	    (err = check_split(im)) != 0)
 		return err;
-	if (io_flags & IO_DIRECT) {
-		err = im->head.page_size % 4096 != 0 ? ENOTSUP :
-		    io_open(im->path, 0, io_flags & IO_DIRECT, &im->data_fd);
-		if (err != 0) {
-			snap_warn(err, "%s: no direct I/O here", im->path);
-			im->data_fd = im->fd;
-		}
+	if ((io_flags & IO_DIRECT) && im->head.page_size % 4096 != 0)
+		snap_warnx("%s: no direct I/O with pages of %u bytes", im->path,
+		    (unsigned)im->head.page_size);
+	else if ((io_flags & IO_DIRECT) &&
+	    (err = io_open(im->path, 0, IO_DIRECT, &im->data_fd)) != 0) {
+		snap_warn(err, "%s: no direct I/O here", im->path);
+		im->data_fd = im->fd;
 	}
 	return 0;
 }

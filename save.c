@@ -200,6 +200,9 @@ run_save(const struct options *o)
 	    (s.status = image_commit(s.image, stream_split(s.in))) == 0 && o->unsafe)
 		snap_warnx("%s: written without syncs: a crash of the host may damage it",
 		    o->file[0]);
+	if (o->trace)
+		snap_warnx("%s: %llu page records came", o->file[0],
+		    (unsigned long long)stream_records(s.in));
 	/* The one answer QEMU listens to, where it asked for one. */
 	if (stream_wants_shut(s.in))
 		stream_send_shut(STDOUT_FILENO, s.status == 0 ? 0 : 1);

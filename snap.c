@@ -16,7 +16,8 @@
 
 static const char usage[] =
 "usage: qemu-snap [options] save  IMAGE      migration stream on stdin\n"
-"       qemu-snap [options] load  IMAGE      migration stream on stdout\n"
+"       qemu-snap [options] load  IMAGE      migration stream on stdout, return\n"
+"                                            path on stdin\n"
 "       qemu-snap [options] info  IMAGE      what is in it\n"
 "       qemu-snap [options] check IMAGE...   read and verify everything\n"
 "\n"
@@ -24,13 +25,15 @@ static const char usage[] =
 "       --reproducible           UUID from the content, no time\n"
 "load:  -p, --postcopy[=PERCENT] run the guest when PERCENT (0) are loaded\n"
 "       --rate=BYTES             limit of the background push, a second\n"
-"both:  -n, --nocache            direct I/O; the same as --cache=none\n"
+"both:  -S, --page-size=SIZE     target page, where the stream does not tell\n"
+"       -t, --trace              say what was done\n"
+"and check:\n"
+"       -n, --nocache            direct I/O; the same as --cache=none\n"
 "       --cache=MODE             writeback (default), none, writethrough,\n"
 "                                directsync, unsafe (no syncs)\n"
 "       --aio=threads[,N]        size of the thread pool (4)\n"
-"       -S, --page-size=SIZE     target page, where the stream does not tell\n"
 "info:  --json                   for programs\n"
-"all:   -t, --trace   -V, --version   -h, --help\n"
+"all:   -V, --version   -h, --help\n"
 "\n"
 "In QEMU's monitor:\n"
 "  migrate_set_capability background-snapshot on\n"
@@ -89,7 +92,6 @@ part_in_peace(enum verb verb)
 		stream_drain(STDIN_FILENO);
 }
 
-
 int
 main(int argc, char **argv)
 {
@@ -128,5 +130,7 @@ main(int argc, char **argv)
 		err = SNAP_EBUG;
 		break;
 	}
+	if (err == SNAP_EBUG)
+		snap_warnx("a check on ourselves failed: this is a bug");
 	return -err;
 }

@@ -10,7 +10,8 @@
 
 #define SNAP_VERSION	"0.1"
 
-/* What a failing function returns; a reason has been printed by then. */
+/* What a failing function returns; a reason has been printed by then, save for
+ * SNAP_EBUG, which main() reports. */
 enum {
 	SNAP_ESYS = -1,		/* the system refused: I/O, memory, closed peer: exit 1 */
 	SNAP_EDATA = -2,	/* stream or image is damaged or unknown: exit 2 */
@@ -19,8 +20,11 @@ enum {
 
 enum {
 	PAGE_SIZE_MIN = 1024,	/* bits below the offset must hold all flags */
-	PAGE_SIZE_MAX = 65536
+	PAGE_SIZE_MAX = 65536,
+	RAM_MAP_MAX = 32768	/* bytes an image has for the list of blocks */
 };
+
+#define PAGES_MAX	((UINT64_C(1) << 40) - 1)	/* of a guest */
 
 /* One RAM block, as QEMU names it. */
 struct ram_block {
@@ -56,6 +60,8 @@ void snap_warnx(const char *fmt, ...) PRINTF_LIKE(1, 2);
 /* Print "qemu-snap: message: <text of err, an errno value>" to stderr. */
 void snap_warn(int err, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
+/* Print a stranger's name to stdout, with '?' for control characters. */
+void print_name(const char *name);
 /* Write out what was printed to stdout: status, or SNAP_ESYS if that fails. */
 int close_stdout(int status);
 

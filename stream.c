@@ -30,8 +30,6 @@
 #include <unistd.h>
 
 #include "bytes.h"
-#include "layout.h"
-#include "table.h"
 
 /* Types of top-level elements: QEMU_VM_* in migration/savevm.c. */
 enum {
@@ -1094,6 +1092,12 @@ int
 stream_ignores_shared(const struct stream_in *s)
 {
 	return s->ignore_shared;
+}
+
+uint64_t
+stream_records(const struct stream_in *s)
+{
+	return s->records;
 }
 
 int

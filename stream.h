@@ -80,6 +80,8 @@ const struct kept *stream_iterables(const struct stream_in *s);
 /* RAM was ended by a section of type END: an ordinary migration. */
 int stream_ended(const struct stream_in *s);
 int stream_ignores_shared(const struct stream_in *s);
+/* Page records so far. */
+uint64_t stream_records(const struct stream_in *s);
 /* The source waits for a SHUT message on our stdout. */
 int stream_wants_shut(const struct stream_in *s);
 /* After the end: bytes of the tail before its end-of-file byte. */

@@ -13,6 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "snap.h"
+
 enum page_state {
 	PAGE_ABSENT,		/* the stream never had it */
 	PAGE_ZERO,
@@ -20,8 +22,7 @@ enum page_state {
 	PAGE_ANCESTOR		/* entry: CRC, 32 bits, and ancestor, 8 bits */
 };
 
-#define PAGES_MAX	((UINT64_C(1) << 40) - 1)
-#define DEAD_PAGE	((UINT64_C(1) << 40) - 1)	/* page number of a free slot */
+#define DEAD_PAGE	PAGES_MAX	/* while writing: page number of a free slot */
 
 enum {
 	LEAF_PAGES = 8192,

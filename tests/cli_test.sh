@@ -34,6 +34,9 @@ test_wrong_words() {
 	refused "--page-size=1000: not a power of two from 1024 to 65536" -S 1000 save x
 	refused "--postcopy=101: not a percentage from 0 to 100" --postcopy=101 load x
 	refused "--postcopy=: not a percentage from 0 to 100" --postcopy= load x
+	refused "--image-size=0: not a size" -s 0 save x
+	refused "--rate: only with --postcopy" --rate=1M load x
+	refused "--trace: not for info" -t info x
 	refused "--rate=0: not a number of bytes a second" --rate=0 load x
 	refused "--json=1: takes no value" info --json=1 x
 	refused "--postcopy: not for save" --postcopy save x

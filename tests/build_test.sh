@@ -1,0 +1,405 @@
+#!/bin/sh
+# Building, in copies of the tree: with every make and compiler at hand, silently at their strictest,
+# and with sanitizers; installing and cleaning; the manual against the program; and the rules of the
+# house that grep can check.
+
+. "$(dirname "$0")/lib.sh"
+
+# Of the make that runs us, and of its caller, nothing is to reach the makes below.
+unset MAKEFLAGS MFLAGS MAKEOVERRIDES MAKELEVEL MAKE CC CFLAGS CPPFLAGS LDFLAGS LDLIBS
+unset PREFIX DESTDIR BINDIR MANDIR ASAN_OPTIONS LSAN_OPTIONS UBSAN_OPTIONS TSAN_OPTIONS
+
+under_test=$SNAP
+tab=$(printf '\t')
+strict="-O2 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wconversion -Werror"
+
+setUp() {
+	SNAP=$under_test
+	enter
+}
+tearDown() { leave; }
+
+# requires CMD: without it, say that the test is skipped.
+requires() {
+	command -v "$1" >/dev/null 2>&1 || skip "no $1 here"
+}
+
+# Of all SKIP lines of a test, the runner may see one.
+skip() {
+	echo "SKIP $*"
+	return 1
+}
+
+# copy DIR: what belongs to the program and its tools, and go there.
+copy() {
+	mkdir -p "$1/tests/tools" &&
+		cp "$TOP"/*.c "$TOP"/*.h "$TOP/Makefile" "$TOP/qemu-snap.1" "$1" &&
+		cp "$TOOLS"/*.c "$TOOLS"/*.py "$1/tests/tools" && cd "$1" || fail "copy"
+}
+
+# A compiler for tests of which compiling is not the point: the fastest.
+quick() {
+	command -v tcc 2>/dev/null || echo c99 -O0
+}
+
+# silent CMD...: exit 0, not a word.
+silent() {
+	"$@" >"$dir/said" 2>&1 </dev/null
+	assertEquals "$*: exit status" 0 $?
+	assertEquals "$*" "" "$(cat "$dir/said")"
+}
+
+# works PROGRAM: a first proof that what was built is whole.
+works() {
+	"$TOOLS/mkstream" >"$dir/s" && "$1" save "$dir/i" <"$dir/s" &&
+		"$1" check "$dir/i" >/dev/null && "$1" load "$dir/i" >"$dir/l"
+	assertEquals "$1 works" 0 $?
+}
+
+# compiles MAKE: would it compile anything? (bmake -q says so always.)
+compiles() {
+	case $("$1" -n all 2>&1) in
+	*' -c '*) return 0 ;;
+	esac
+	return 1
+}
+
+# The build, and what depends on what, for one make.
+build_with() {
+	copy copy
+	silent "$1" -s all
+	works ./qemu-snap
+	assertFalse "$1: all is up to date" "compiles $1"
+	sleep 1.1	# bmake compares seconds
+	for header in *.h; do
+		touch "$header"
+		assertTrue "$1: nobody minds a touched $header" "compiles $1"
+		touch -t 200001010000 "$header"
+	done
+	assertFalse "$1: up to date again" "compiles $1"
+	touch snap.h
+	silent "$1" -s CC="$(quick)" all
+	assertEquals "$1: not built again" "" "$(find . -name '*.o' ! -newer snap.h)"
+	assertTrue "$1: linked again" "[ -n \"\$(find . -name qemu-snap -newer snap.h)\" ]"
+}
+
+test_gnu_make() {
+	gnu="make"
+	command -v gmake >/dev/null 2>&1 && gnu=gmake
+	case $($gnu --version 2>&1) in
+	*GNU*) build_with $gnu ;;
+	*) skip "no GNU make here" ;;
+	esac
+	return 0
+}
+
+test_bmake() {
+	requires bmake && build_with bmake
+	return 0
+}
+
+# Every C file of the tree is in the program; nothing is forgotten in the Makefile.
+test_every_source_is_built() {
+	copy copy
+	silent make -s CC="$(quick)" all
+	for source in *.c; do
+		assertTrue "$source is not in OBJ" "[ -f '${source%.c}.o' ]"
+	done
+}
+
+strict_with() {
+	copy copy
+	silent make -s -j2 CC="$1 -std=c99 -pedantic-errors" CFLAGS="$strict" all tools
+	works ./qemu-snap
+}
+
+test_gcc_at_its_strictest() {
+	requires gcc && strict_with gcc
+	return 0
+}
+
+test_clang_at_its_strictest() {
+	requires clang && strict_with clang
+	return 0
+}
+
+test_tcc() {
+	requires tcc || return 0
+	copy copy
+	silent make -s CC=tcc all tools
+	works ./qemu-snap
+}
+
+test_install_and_uninstall() {
+	copy copy
+	silent make -s CC="$(quick)" all
+	for make in make bmake; do
+		command -v $make >/dev/null 2>&1 || continue
+		silent $make -s CC="$(quick)" install DESTDIR=x PREFIX=/usr
+		assertEquals "$make: installed" "-rwxr-xr-x x/usr/bin/qemu-snap
+-rw-r--r-- x/usr/share/man/man1/qemu-snap.1" \
+			"$(find x -type f -exec ls -l {} + | awk '{ print substr($1, 1, 10), $NF }' |
+				sort -k 2)"
+		assertTrue "the program" "cmp qemu-snap x/usr/bin/qemu-snap"
+		assertTrue "the manual" "cmp qemu-snap.1 x/usr/share/man/man1/qemu-snap.1"
+		# Over an older one, as well.
+		silent $make -s CC="$(quick)" install DESTDIR=x PREFIX=/usr
+		assertEquals 2 "$(find x -type f | wc -l | tr -d ' ')"
+		silent $make -s CC="$(quick)" uninstall DESTDIR=x PREFIX=/usr
+		assertEquals "$make: left behind" "" "$(find x ! -type d)"
+	done
+}
+
+tree() {
+	find . -type f -exec cksum {} + | sort
+}
+
+test_clean_leaves_the_sources() {
+	copy copy
+	tree >../before
+	silent make -s CC="$(quick)" all tools
+	assertFalse "nothing was built" "[ \"\$(cat ../before)\" = \"\$(tree)\" ]"
+	silent make -s clean
+	tree >../after
+	assertEquals "$(cat ../before)" "$(cat ../after)"
+}
+
+# ---- sanitizers ----
+
+# sanitizer FLAGS: set cc to a compiler whose programs run with them; or skip.
+sanitizer() {
+	echo 'int main(void) { return 0; }' >try.c
+	for cc in gcc clang; do
+		# shellcheck disable=SC2086
+		$cc $1 -o try try.c >/dev/null 2>&1 && ./try >/dev/null 2>&1 && return
+	done
+	skip "no compiler here whose programs run with $1"
+}
+
+sanitized() {
+	flags="-O1 -g1 $1"
+	copy copy
+	silent make -s -j2 CC="$cc -std=c99" CFLAGS="$flags" all
+	SNAP=$PWD/qemu-snap
+	cd "$dir" || exit 1
+}
+
+# unharmed STATUS: the last run ended so, and not by a sanitizer.
+unharmed() {
+	assertEquals "exit status; $(head -n 20 err)" "$1" "$status"
+	assertNotContains "$(head -n 60 err)" "Sanitizer"
+	assertNotContains "$(head -n 60 err)" "runtime error"
+}
+
+# round STREAM-OPTIONS -- SNAP-OPTIONS: save, check, load and serve; all silent, all pages right.
+round() {
+	made=
+	while [ "$1" != -- ]; do
+		made="$made $1"
+		shift
+	done
+	shift
+	# shellcheck disable=SC2086
+	mk s $made
+	pages_of <s >want
+	save i s --cluster-size=64K "$@"
+	run "$SNAP" "$@" check i
+	unharmed 0
+	assertEquals "check" "" "$(cat err)"
+	"$SNAP" "$@" load i >l 2>err
+	status=$?
+	unharmed 0
+	assertEquals "load" "" "$(cat err)"
+	pages_of <l >got
+	assertTrue "pages" "cmp want got"
+	for mode in --postcopy --postcopy=50; do
+		run "$TOOLS/rpclient" --dump --timeout=60 --requests=200 --burst=8 --repeat --before-run \
+			"$SNAP" "$@" $mode load i
+		unharmed 0
+		assertEquals "$mode: $(tail -n 1 out)" "" "$(cat err)"
+		grep -v -e ' zero$' -e '^pages ' out | sort >got
+		grep -v ' zero$' want | sort >stored
+		assertTrue "$mode: pages" "cmp stored got"
+	done
+}
+
+test_no_fault_of_memory_or_arithmetic() {
+	sanitizer "-fsanitize=address,undefined" || return 0
+	sanitized "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
+	ASAN_OPTIONS=exitcode=99 UBSAN_OPTIONS=print_stacktrace=1
+	export ASAN_OPTIONS UBSAN_OPTIONS
+	round --shuffle --block=a:3000 --block=b:1 --
+	round --kind=ordinary --passes=2 --late-zero=20 --block=a:1500 -- --aio=threads,0
+	round --absent=100 --json=0 --
+	run "$SNAP" info i
+	unharmed 0
+	run "$SNAP" info --json i
+	unharmed 0
+	# And where things go wrong.
+	run "$SNAP" --bogus=1 -p 7 save
+	unharmed 1
+	mk s --bad=version
+	run_on s "$SNAP" save j
+	unharmed 2
+	mk s --block=a:3000 --cut=5000000
+	run_on s "$SNAP" save j
+	unharmed 2
+	mk s --block=a:3000
+	run_on s "$SNAP" -s 1M save j
+	unharmed 1
+	run_on s "$SNAP" save j
+	unharmed 0
+	poke j 6000000 377
+	poke j 6000001 377
+	for verb in check load; do
+		run "$SNAP" $verb j
+		unharmed 2
+	done
+	head -c 1000000 i >k 2>/dev/null
+	head -c 5000 j >>k
+	run "$SNAP" info k
+	unharmed 2
+	run "$TOOLS/rpclient" --hangup=100 --expect-exit=1 "$SNAP" --postcopy load i
+	assertNotContains "$(cat err)" "Sanitizer"
+	unset ASAN_OPTIONS UBSAN_OPTIONS
+}
+
+test_no_race_between_threads() {
+	sanitizer "-fsanitize=thread" || return 0
+	sanitized "-fsanitize=thread"
+	TSAN_OPTIONS=exitcode=99
+	export TSAN_OPTIONS
+	round --shuffle --block=a:3000 --zero=5 -- --aio=threads,4
+	round --kind=ordinary --passes=2 --late-zero=30 --block=a:2000 -- --aio=threads,4
+	unset TSAN_OPTIONS
+}
+
+# ---- the manual ----
+
+test_the_manual_is_clean_mdoc() {
+	requires mandoc || return 0
+	silent mandoc -Tlint "$TOP/qemu-snap.1"
+}
+
+# Long names and letters of the options that exist, one a line.
+options_of_the_program() {
+	sed -n "s/^${tab}{ \"\([a-z-]*\)\",[$tab ]*\([^,]*\),[$tab ]*\(O_[A-Z_]*\),.*/\1 \2 \3/p" \
+		"$TOP/options.c" | while read -r name letter id; do
+		[ "$id" = O_LATER ] && continue
+		echo "--$name"
+		[ "$letter" = 0 ] || echo "$letter" | sed "s/'\(.\)'/-\1/"
+	done | sort
+}
+
+# The same from the items of the manual's section OPTIONS.
+options_of_the_manual() {
+	sed -n '/^\.Sh OPTIONS/,/^\.Sh FILES/p' "$TOP/qemu-snap.1" | grep '^\.It Fl' |
+		tr ' ' '\n' | awk 'flag { print "-" $0 } { flag = $0 == "Fl" }' | sed 's/\\//' | sort
+}
+
+test_the_manual_has_all_options_and_no_others() {
+	options_of_the_program >program
+	assertTrue "options were found" "[ $(wc -l <program) -ge 15 ]"
+	assertEquals "$(cat program)" "$(options_of_the_manual)"
+	# Nor does it, or --help, speak of others elsewhere.
+	{
+		grep -o 'Fl \\-[a-z][a-z-]*' "$TOP/qemu-snap.1" | sed 's/Fl \\-/--/'
+		grep -o -e '[ "]--[a-z][a-z-]*' "$TOP/qemu-snap.1" | sed 's/^.//'
+		"$SNAP" --help | grep -o -e '--[a-z][a-z-]*'
+	} | sort -u >spoken
+	assertEquals "no such options" "" "$(comm -13 program spoken)"
+}
+
+test_the_manual_has_all_verbs() {
+	sed -n "s/^${tab}{ \"\([a-z]*\)\", VERB_.*/\1/p" "$TOP/options.c" | sort >program
+	assertTrue "verbs were found" "[ $(wc -l <program) -ge 4 ]"
+	sed -n '/^\.Sh SYNOPSIS/,/^\.Sh DESCRIPTION/s/^\.Cm //p' "$TOP/qemu-snap.1" | sort >manual
+	assertEquals "$(cat program)" "$(cat manual)"
+	sed -n 's/^\.It Cm \([a-z]*\) Ar image.*/\1/p' "$TOP/qemu-snap.1" | sort >manual
+	assertEquals "described" "$(cat program)" "$(cat manual)"
+}
+
+test_the_manual_has_all_json_keys() {
+	mk s
+	save i s
+	"$SNAP" info --json i | python3 -c '
+import json, sys
+def keys(v):
+    if isinstance(v, list):
+        return set().union(*map(keys, v))
+    return set(v) | set().union(*map(keys, v.values())) if isinstance(v, dict) else set()
+print(*sorted(keys(json.load(sys.stdin))), sep="\n")' >keys
+	assertTrue "keys were found" "[ $(wc -l <keys) -ge 10 ]"
+	sed -n '/^With$/,/^\.It Cm check/s/^\.\(It \)\{0,1\}Cm \([a-z-]*\)[ ,]*.*/\2/p' \
+		"$TOP/qemu-snap.1" | sort -u >manual
+	assertEquals "not in the manual" "" "$(comm -23 keys manual)"
+}
+
+# ---- rules of the house ----
+
+# only FILES PATTERN: an extended pattern that no other file may have.
+only() {
+	found=$(cd "$TOP" && grep -nE "$2" /dev/null ./*.c ./*.h | sed 's,^\./,,' |
+		grep -vE "^($1):")
+	assertEquals "only in ${1:-no file}: $2" "" "$found"
+}
+
+test_one_file_knows_threads_and_feature_macros() {
+	only aio_pthreads.c 'pthread_|<pthread\.h>'
+	only aio_pthreads.c "^[ $tab]*#[ $tab]*define[ $tab]+_"
+	only aio_pthreads.c '__(linux|APPLE|FreeBSD|OpenBSD|NetBSD)__'
+}
+
+test_only_main_ends_the_program() {
+	only '' '(^|[^a-zA-Z0-9_])(exit|_exit|_Exit|quick_exit|abort|atexit)[[:space:]]*\('
+}
+
+test_one_file_touches_image_files() {
+	calls='pread|pwrite|fsync|fdatasync|rename|unlink|ftruncate'
+	only aio_pthreads.c "(^|[^a-zA-Z0-9_])($calls)[[:space:]]*\\("
+}
+
+# never FILES HEADERS: these files include none of these headers.
+never() {
+	# shellcheck disable=SC2046,SC2086
+	assertEquals "never in $1: $2" "" "$(cd "$TOP" && set -f &&
+		grep -E "^#include \"($(echo $2 | sed 's/ /|/g; s/\./\\./g'))\"" /dev/null $1)"
+}
+
+# "a b": a includes b, both without their endings. snap.c is main, not what snap.h is to all.
+includes() {
+	cd "$TOP" && grep '^#include "' /dev/null ./*.c ./*.h |
+		sed 's,^\./\(.*\)\.\([ch]\):#include "\(.*\)\.h".*,\1.\2 \3,' |
+		sed -e 's/^snap\.c /main /' -e 's/^\([a-z0-9_]*\)\.[ch] /\1 /' |
+		awk '$1 != $2'
+}
+
+test_includes_point_one_way() {
+	ours=$(cd "$TOP" && echo ./*.h | sed 's,\./,,g')
+	assertContains "$ours" "snap.h"
+	never "aio.h bytes.h crc32c.h snap.h table.h options.h" "$ours"
+	never aio_pthreads.c "$(echo " $ours " | sed 's/ aio\.h / /')"
+	never "stream.c stream.h" "image.h aio.h options.h postcopy.h"
+	never "image.c reader.c image.h layout.c layout.h table.c crc32c.c" "stream.h options.h postcopy.h"
+	never "layout.c layout.h table.c crc32c.c message.c" "image.h aio.h"
+	never options.c "image.h stream.h postcopy.h"
+	never postcopy.h snap.c
+	(includes | tsort) >order 2>err
+	assertEquals "no circles; tsort" "" "$(cat err)"
+}
+
+test_plain_text() {
+	cd "$TOP" || exit 1
+	set -- ./*.c ./*.h tests/tools/*.c Makefile qemu-snap.1
+	assertEquals "bytes that are not ASCII" "" "$(grep -n "[^ -~$tab]" "$@")"
+	assertEquals "space at the end of a line" "" "$(grep -n "[ $tab]\$" "$@")"
+	assertEquals "lines of more than 100 columns" "" "$(awk -F "$tab" '{
+		columns = length($1)
+		for (i = 2; i <= NF; i++)
+			columns += 8 - columns % 8 + length($i)
+	} columns > 100 { print FILENAME ": " FNR }' "$@")"
+	assertEquals "no licence in its first line" "" "$(awk 'FNR == 1 &&
+		!/^\/\* SPDX-License-Identifier: / { print FILENAME }' ./*.c ./*.h tests/tools/*.c)"
+}
+
+. "$shunit"
