@@ -367,12 +367,30 @@ directory(const char *path, const char **base)
 	return dir;
 }
 
+/* Is name of the form that io_create_part() gives, for base? */
+static int
+is_part(const char *name, const char *base)
+{
+	static const char digits[] = "0123456789";
+	size_t n = strlen(base);
+
+	if (strncmp(name, base, n) != 0 || strncmp(name + n, ".part.", 6) != 0)
+		return 0;
+	name += n + 6;
+	n = strspn(name, digits);
+	if (n == 0 || name[n] != '-')
+		return 0;
+	name += n + 1;
+	n = strspn(name, digits);
+	return n > 0 && name[n] == '\0';
+}
+
 void
 io_sweep_parts(const char *path, void (*said)(const char *))
 {
 	const char *base;
 	char *dir = directory(path, &base), *name;
-	size_t nbase, size;
+	size_t size;
 	struct dirent *e;
 	struct stat st, at_name;
 	DIR *d;
@@ -381,10 +399,8 @@ io_sweep_parts(const char *path, void (*said)(const char *))
 	if (dir == NULL)
 		return;
 	d = opendir(dir);
-	nbase = strlen(base);
 	while (d != NULL && (e = readdir(d)) != NULL) {
-		if (strncmp(e->d_name, base, nbase) != 0 ||
-		    strncmp(e->d_name + nbase, ".part.", 6) != 0)
+		if (!is_part(e->d_name, base))
 			continue;
 		size = strlen(dir) + strlen(e->d_name) + 2;
 		if ((name = malloc(size)) == NULL)

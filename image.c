@@ -10,7 +10,7 @@
  * When it is back, which is in the order of arrival, the owner gives each page
  * its slot and enters it in the tables; then the batch goes through the ring
  * again as a write, and when that is back its buffer is free.  There are
- * BATCHES buffers, so that many clusters are in flight at most; the owner waits
+ * nbatch buffers, so that many clusters are in flight at most; the owner waits
  * for the oldest one when it needs another.
  *
  * I1  The header is the first HEADER_SIZE bytes and never changes.
@@ -18,9 +18,10 @@
  * I3  Items take effect in order of arrival: of two copies of a page the later
  *     one wins, a zero included.
  * I4  Where a page lands depends on the stream alone.  A slot freed when batch
- *     b was placed may be given out from batch b + BATCHES on; whatever was
- *     written to it has been reaped by then, as batch b + BATCHES needed a
- *     buffer that all batches up to b had given back.
+ *     b was placed may be given out from batch b + nbatch on; whatever was
+ *     written to it has been reaped by then, as batch b + nbatch needed a
+ *     buffer that all batches up to b had given back.  (nbatch follows from the
+ *     size of a cluster.)
  * I5  Before the commit the last slots are moved into free ones and the file is
  *     cut: no slot is free in a finished image.
  * I6  The footer is written when every byte it leads to is on stable storage,
@@ -40,9 +41,11 @@
 #include "crc32c.h"
 
 enum {
-	BATCHES = 24,		/* enough for disk and CRC to overlap; 24 MiB */
+	BATCHES = 24,		/* enough for disk and CRC to overlap */
+	BATCHES_SIZE = 24 << 20,	/* bytes of their buffers; fewer batches if need be */
 	ITEMS_MAX = 16384,	/* a batch; no fewer than the pages of a cluster */
 	HOLD_MAX = 16 << 20,	/* bytes; no description of devices is so long */
+	HOLDS = 8,
 	APPEND_SIZE = 256 << 10
 };
 
@@ -76,7 +79,7 @@ struct image_writer {
 
 	struct aio *ring;
 	struct batch batch[BATCHES], *open, *idle[BATCHES];
-	unsigned nidle, per_batch;	/* pages a cluster */
+	unsigned nbatch, nidle, per_batch;	/* pages a cluster */
 	uint64_t placed;	/* batches placed so far */
 	struct freed freed[BATCHES];
 
@@ -94,6 +97,7 @@ struct image_writer {
 	uint64_t append_off;
 	uint64_t written_end;	/* the file is this long now, at least */
 	uint32_t append_crc;	/* of the section being appended */
+	unsigned holds;		/* calls of image_hold() that took room */
 };
 
 static int
@@ -210,7 +214,7 @@ leaf_for(struct image_writer *w, uint64_t page)
 static int
 set_page(struct image_writer *w, uint64_t page, enum page_state st, uint64_t slot)
 {
-	struct freed *fr = &w->freed[w->placed % BATCHES];
+	struct freed *fr = &w->freed[w->placed % w->nbatch];
 	struct page_leaf *l = leaf_for(w, page);
 	unsigned i = (unsigned)(page % LEAF_PAGES);
 	enum page_state old;
@@ -332,7 +336,7 @@ place(struct image_writer *w, struct batch *b)
 	int reuse, err = 0;
 	uint64_t slot;
 
-	release_freed(w, &w->freed[w->placed % BATCHES]);
+	release_freed(w, &w->freed[w->placed % w->nbatch]);
 	reuse = w->nfree >= b->npage;
 	if (!reuse) {
 		err = grow_slots(w, b->npage);
@@ -480,7 +484,7 @@ compact(struct image_writer *w)
 	unsigned i;
 	int err;
 
-	for (i = 0; i < BATCHES; i++)
+	for (i = 0; i < w->nbatch; i++)
 		release_freed(w, &w->freed[i]);
 	if (w->nfree == 0)
 		return 0;
@@ -654,19 +658,11 @@ write_node(struct image_writer *w, uint32_t kind, uint64_t index, uint64_t first
 	return size;
 }
 
-static uint32_t
-span(uint64_t whole, uint64_t piece, uint64_t index)
-{
-	uint64_t left = whole - index * piece;
-
-	return (uint32_t)(left < piece ? left : piece);
-}
-
 /* Write one leaf, if it needs to be; what its node says of it. */
 static uint16_t
 write_leaf(struct image_writer *w, const struct page_leaf *l, uint64_t index)
 {
-	uint32_t n = span(w->ram->npages, LEAF_PAGES, index);
+	uint32_t n = share_of(w->ram->npages, LEAF_PAGES, index);
 	uint64_t count[4] = { 0, 0, 0, 0 };
 	uint8_t buf[PART_MAX];
 	size_t len;
@@ -719,7 +715,7 @@ write_pages(struct image_writer *w)
 		if ((nl[k] = calloc(1, sizeof **nl)) == NULL)
 			break;
 		nl[k]->first = w->append_off + w->append_len;
-		n = span(leaves, NODE_LEAVES, k);
+		n = share_of(leaves, NODE_LEAVES, k);
 		for (i = 0; i < n; i++)
 			nl[k]->len[i] = write_leaf(w, w->node[k][i],
 			    (uint64_t)k * NODE_LEAVES + i);
@@ -733,7 +729,7 @@ write_pages(struct image_writer *w)
 	sec = begin_section(w, SEC_NODES);
 	first = sec->off;
 	for (k = 0; k < nodes; k++) {
-		n = span(leaves, NODE_LEAVES, k);
+		n = share_of(leaves, NODE_LEAVES, k);
 		if (nl[k] == NULL || same_lengths(nl[k]->len, n, ALL_ABSENT))
 			root[k] = ALL_ABSENT;
 		else if (same_lengths(nl[k]->len, n, ALL_ZERO))
@@ -932,7 +928,7 @@ make_batches(struct image_writer *w)
 	struct batch *b;
 	unsigned i;
 
-	for (i = 0; i < BATCHES; i++) {
+	for (i = 0; i < w->nbatch; i++) {
 		b = &w->batch[i];
 		b->page_size = w->head.page_size;
 		b->buf = io_alloc(w->head.cluster_size);
@@ -970,7 +966,9 @@ image_begin(struct image_writer *w, const struct ram_map *ram)
 	unit_shape(&w->shape, w->opt.unit_pages);
 	w->node = calloc(ROOT_NODES, sizeof *w->node);
 	w->append_buf = malloc(APPEND_SIZE);
-	w->ring = aio_new(w->opt.threads, BATCHES + 1);
+	w->nbatch = BATCHES_SIZE / w->opt.cluster_size;
+	w->nbatch = w->nbatch < 2 ? 2 : w->nbatch > BATCHES ? BATCHES : w->nbatch;
+	w->ring = aio_new(w->opt.threads, w->nbatch + 1);
 	if (w->node == NULL || w->append_buf == NULL || w->ring == NULL ||
 	    make_batches(w) != 0)
 		return fail_sys(w, ENOMEM, "buffers");
@@ -1047,11 +1045,14 @@ image_hold(struct image_writer *w, uint64_t more)
 	size_t n;
 	int err;
 
-	if (w->failed != 0 || flush_append(w) != 0)
+	if (w->failed != 0)
+		return w->failed;
+	/* Device state may have what looks like the head of a description. */
+	if (more > HOLD_MAX || w->holds++ == HOLDS)
+		return 0;
+	if (flush_append(w) != 0)
 		return w->failed;
 	end = w->append_off + more + FOOTER_SIZE;
-	if (more > HOLD_MAX)	/* the head of no description, but bytes that look like it */
-		return sync_file(w);
 	if (check_size(w, end) != 0)
 		return w->failed;
 	memset(zero, 0, sizeof zero);
@@ -1086,11 +1087,12 @@ image_commit(struct image_writer *w, uint64_t split)
 	if (sync_file(w) != 0)
 		return w->failed;
 	if ((err = io_rename(w->tmp, w->path)) != 0)
-		return fail_sys(w, err, "cannot take its name");
+		return fail_sys(w, err, "cannot take its name, whatever QEMU says");
 	free(w->tmp);
 	w->tmp = NULL;
 	if (!w->opt.unsafe && (err = io_syncdir(w->path)) != 0)
-		return fail_sys(w, err, "sync of its directory");
+		return fail_sys(w, err, "is in place, but its directory cannot be synced: "
+		    "a power loss may lose it");
 	return 0;
 }
 

@@ -76,7 +76,9 @@ const struct image_header *image_header(const struct image *im);
 const struct image_footer *image_footer(const struct image *im);
 /* What page is: an enum page_state, its slot in *slot if it is stored; or < 0. */
 int image_lookup(struct image *im, uint64_t page, uint64_t *slot);
-/* The same for the first page from *page on that is not absent, which *page is
+/* Can page be looked up without reading from the file? */
+int image_at_hand(const struct image *im, uint64_t page);
+/* The same as image_lookup() for the first page from *page on that is not absent, which *page is
  * then; PAGE_ABSENT: there is none. */
 int image_next_present(struct image *im, uint64_t *page, uint64_t *slot);
 /* Which page lies in slot, and its CRC. */

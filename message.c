@@ -14,10 +14,17 @@
 
 enum { LINE = 2048 };
 
+/*
+ * c, or '?' for a control character: one of ASCII, or one of the second set,
+ * alone or, behind byte 0xc2, in UTF-8.
+ */
 static char
-shown(char c)
+shown(char before, char c)
 {
-	return (unsigned char)c < ' ' || c == 0x7f ? '?' : c;
+	unsigned b = (unsigned char)before, u = (unsigned char)c;
+
+	return u < ' ' || u == 0x7f || (u >= 0x80 && u < 0xa0 && (b < 0x80 || b == 0xc2)) ?
+	    '?' : c;
 }
 
 static void
@@ -34,8 +41,8 @@ say(int err, const char *fmt, va_list ap)
 		snprintf(line + n, sizeof line - 1 - n, ": %s", strerror(err));
 		n = strlen(line);
 	}
-	for (i = 0; i < n; i++)
-		line[i] = shown(line[i]);
+	for (i = 1; i < n; i++)
+		line[i] = shown(line[i - 1], line[i]);
 	line[n++] = '\n';
 	fwrite(line, 1, n, stderr);
 }
@@ -63,8 +70,10 @@ snap_warn(int err, const char *fmt, ...)
 void
 print_name(const char *name)
 {
-	for (; *name != '\0'; name++)
-		putchar(shown(*name));
+	char before = 0;
+
+	for (; *name != '\0'; before = *name++)
+		putchar(shown(before, *name));
 }
 
 int

@@ -34,6 +34,8 @@
  * P4  A page that cannot be read, or is not what was saved, ends the service;
  *     QEMU then pauses the guest.  No page goes out unverified.
  * P5  The ring buffer of a record is given back when the pipe took the record.
+ * P6  Tables are read by the owner, who serves nobody meanwhile: at most one leaf
+ *     (with what leads to it) at a time for pages that nobody asked for.
  */
 #include "postcopy.h"
 
@@ -469,7 +471,7 @@ add_neighbours(struct server *p, struct batch *b)
 	for (slot = first; slot < end; slot++) {
 		if ((err = image_slot(p->im, slot, &page, &crc)) != 0)
 			return err;
-		if (page == asked || p->host[block_index(p, ram_map_find(p->ram, page))] > 1)
+		if (page == asked || !image_at_hand(p->im, page) || p->host[block_index(p, ram_map_find(p->ram, page))] > 1)
 			continue;
 		h = host_of(p, page);
 		if (!marked(&p->sent, h) && !marked(&p->asked, h) &&
@@ -510,7 +512,7 @@ fill_urgent(struct server *p)
 
 /* ---- the push ---- */
 
-/* Queue the next stored page, with its host page: 1, or 0: none is left. */
+/* Queue the next stored page, with its host page: 1, or 0: that is all for now. */
 static int
 push_next(struct server *p, struct batch *b)
 {
@@ -522,6 +524,8 @@ push_next(struct server *p, struct batch *b)
 	for (; p->slot < slots; p->slot++) {
 		if ((err = image_slot(p->im, p->slot, &page, &crc)) != 0)
 			return err;
+		if (b->n > 0 && !image_at_hand(p->im, page))
+			return 0;	/* P6 */
 		h = host_of(p, page);
 		if (marked(&p->sent, h) || marked(&p->asked, h))
 			continue;
@@ -542,6 +546,8 @@ push_next(struct server *p, struct batch *b)
 	return 0;
 }
 
+/* One batch a call, and none while requests wait (P6), unless for the rest of a
+ * host page: behind its beginning all others wait (P1). */
 static int
 fill_push(struct server *p)
 {
@@ -549,22 +555,21 @@ fill_push(struct server *p)
 	struct batch *b;
 	int r;
 
-	while (l->nidle > 0) {
-		b = l->idle[--l->nidle];
-		batch_reset(b);
-		do {
-			r = batch_add_job(p, b, &l->job);
-			if (r == 0 && b->n < b->f.max)
-				r = push_next(p, b);
-		} while (r == 1 && b->n < b->f.max);
-		if (r < 0)
-			return r;
-		if (b->n == 0) {
-			l->idle[l->nidle++] = b;
-			return 0;
-		}
+	if (l->nidle == 0 || (p->qlen > 0 && l->job.next == l->job.end))
+		return 0;
+	b = l->idle[--l->nidle];
+	batch_reset(b);
+	do {
+		r = batch_add_job(p, b, &l->job);
+		if (r == 0 && b->n < b->f.max)
+			r = push_next(p, b);
+	} while (r == 1 && b->n < b->f.max);
+	if (r < 0)
+		return r;
+	if (b->n > 0)
 		lane_submit(l, b);
-	}
+	else
+		l->idle[l->nidle++] = b;
 	return 0;
 }
 
@@ -591,18 +596,18 @@ rate_wait(const struct server *p)
 }
 
 static void
-rate_spend(struct server *p)
+rate_spend(struct server *p, uint64_t bytes)
 {
 	int64_t slack = now_ns() - (int64_t)RATE_SLACK_MS * 1000000;
 
 	if (p->allowed < slack)
 		p->allowed = slack;
-	p->allowed += (int64_t)((double)p->ram->page_size * 1e9 / (double)p->opt->rate);
+	p->allowed += (int64_t)((double)bytes * 1e9 / (double)p->opt->rate);
 }
 
-/* Record i of b, which belongs to lane l.  P1 and P2 live here. */
+/* Record i of b, which belongs to lane l; was it asked for?  P1 and P2 live here. */
 static int
-send_record(struct server *p, struct lane *l, struct batch *b, unsigned i)
+send_record(struct server *p, struct lane *l, struct batch *b, unsigned i, int wanted)
 {
 	uint64_t page = b->page[i], h = host_of(p, page);
 	struct job whole = job_of_host(p, h);
@@ -614,6 +619,12 @@ send_record(struct server *p, struct lane *l, struct batch *b, unsigned i)
 			if ((err = mark(&p->sent, h)) != 0)
 				return err;
 			p->nsent++;
+			if (!wanted) {
+				p->ahead += (whole.end - whole.next) * p->ram->page_size;
+				if (p->opt->rate != 0)
+					rate_spend(p, (whole.end - whole.next) *
+					    p->ram->page_size);
+			}
 		}
 	}
 	p->begun = l->skip || page == whole.end - 1 ? NULL : l;
@@ -635,7 +646,7 @@ static int
 send_from_lane(struct server *p, struct lane *l)
 {
 	struct batch *b = l->cur;
-	int err = send_record(p, l, b, b->next++);
+	int err = send_record(p, l, b, b->next++, l == &p->urgent);
 
 	if (l == &p->urgent) {
 		p->answered += !l->skip;
@@ -659,7 +670,7 @@ static int
 send_near(struct server *p)
 {
 	struct batch *b = p->near[0];
-	int err = send_record(p, &p->urgent, b, b->next++);
+	int err = send_record(p, &p->urgent, b, b->next++, 0);
 
 	if (b->next == b->n) {
 		memmove(p->near, p->near + 1, --p->nnear * sizeof p->near[0]);
@@ -688,12 +699,8 @@ send_next(struct server *p)
 		if ((p->nnear == 0 && p->push.cur == NULL) ||
 		    (p->urgent.busy > 0 && p->ahead >= AHEAD))
 			return 0;
-		if (p->opt->rate != 0) {
-			if (rate_wait(p) > 0)
-				return 0;
-			rate_spend(p);
-		}
-		p->ahead += p->ram->page_size;
+		if (rate_wait(p) > 0)
+			return 0;
 		err = p->nnear > 0 ? send_near(p) : send_from_lane(p, &p->push);
 	}
 	return err != 0 ? err : 1;
@@ -712,13 +719,33 @@ flush(struct server *p)
 	return r;
 }
 
+/* Has enough gone out before the switch-over?  See pump(). */
+static int
+precopy_done(const struct server *p, uint64_t stored)
+{
+	return p->begun == NULL &&
+	    (p->stored_sent >= stored || p->nsent + 1 >= p->nhost);
+}
+
+/* Before the switch-over nobody asks: write a batch at once.  1 or 0 as below. */
+static int
+send_batch(struct server *p, uint64_t stored)
+{
+	int r, err;
+
+	do
+		r = send_next(p);
+	while (r == 1 && p->spent == NULL && !precopy_done(p, stored));
+	return r < 0 || (err = flush(p)) == 0 ? r : err;
+}
+
 /* 1: more may be ready; 0: nothing is, or the pipe is full; or < 0. */
 static int
 send_burst(struct server *p)
 {
 	int i, r;
 
-	for (i = 0; i < (p->serving ? BURST : 1); i++) {
+	for (i = 0; i < BURST; i++) {
 		if (!out_pending(&p->out) && (r = send_next(p)) != 1)
 			return r;
 		if ((r = flush(p)) != 0)
@@ -739,6 +766,14 @@ all_sent(const struct server *p)
 	    p->slot == image_footer(p->im)->slots;
 }
 
+/* The descriptor that tells of l's next batch, if it could be sent; or -1. */
+static int
+awaited(const struct server *p, const struct lane *l)
+{
+	return l->busy > 0 && l->cur == NULL && !out_pending(&p->out) ?
+	    aio_pollfd(l->ring) : -1;
+}
+
 /* See what has come, and unless there is work at once, wait until there is. */
 static int
 look_around(struct server *p, int at_once)
@@ -751,9 +786,9 @@ look_around(struct server *p, int at_once)
 	fd[0].events = POLLIN;
 	fd[1].fd = p->out.fd;
 	fd[1].events = out_pending(&p->out) ? POLLOUT : 0;
-	fd[2].fd = p->urgent.busy > 0 ? aio_pollfd(p->urgent.ring) : -1;
+	fd[2].fd = awaited(p, &p->urgent);
 	fd[2].events = POLLIN;
-	fd[3].fd = p->push.busy > 0 && p->push.cur == NULL ? aio_pollfd(p->push.ring) : -1;
+	fd[3].fd = awaited(p, &p->push);
 	fd[3].events = POLLIN;
 	if (!at_once && !out_pending(&p->out) && (p->nnear > 0 || p->push.cur != NULL) &&
 	    p->opt->rate != 0)
@@ -762,7 +797,7 @@ look_around(struct server *p, int at_once)
 		snap_warn(errno, "poll");
 		return SNAP_ESYS;
 	}
-	if (fd[1].revents & POLLERR) {
+	if (fd[1].revents & (POLLERR | POLLHUP)) {
 		snap_warnx("the destination closed the stream");
 		return SNAP_ESYS;
 	}
@@ -788,11 +823,13 @@ pump(struct server *p, uint64_t stored)
 	int r;
 
 	for (;;) {
-		if (!p->serving && p->begun == NULL &&
-		    (p->stored_sent >= stored || p->nsent + 1 >= p->nhost))
+		if (!p->serving && precopy_done(p, stored))
 			return 0;
 		if ((r = take_messages(p)) != 0 || (r = fill_urgent(p)) != 0 ||
-		    (r = fill_push(p)) != 0 || (r = send_burst(p)) < 0)
+		    (r = fill_push(p)) != 0)
+			return r;
+		r = p->serving ? send_burst(p) : send_batch(p, stored);
+		if (r < 0)
 			return r;
 		if (all_sent(p) && !out_pending(&p->out) && (!p->serving || p->running))
 			return 0;
@@ -912,6 +949,7 @@ last_word(struct server *p)
 			snap_warnx("the destination went away without its last word");
 			return SNAP_ESYS;
 		}
+		stream_waits(p->rp.fd, -1);
 		if ((r = rp_read(&p->rp)) != 0)
 			return r;
 	}

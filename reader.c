@@ -95,14 +95,6 @@ read_part(const struct image *im, uint32_t sec, uint64_t off, uint64_t len,
 	return 0;
 }
 
-static uint32_t
-span(uint64_t whole, uint64_t piece, uint64_t index)
-{
-	uint64_t left = whole - index * piece;
-
-	return (uint32_t)(left < piece ? left : piece);
-}
-
 /* Take count lengths out of a node or the root; padding must be zero. */
 static int
 take_lengths(const struct image *im, const uint8_t *buf, size_t size, uint64_t off,
@@ -163,7 +155,7 @@ static int
 need_node(struct image *im, uint32_t k)
 {
 	struct part want = { PART_NODE, 0, k, 0, 0 };
-	uint32_t count = span(im->nleaves, NODE_LEAVES, k), i;
+	uint32_t count = share_of(im->nleaves, NODE_LEAVES, k), i;
 	uint64_t len = part_len(im->node_len[k]), at;
 	struct node *n;
 	uint8_t *buf;
@@ -229,7 +221,7 @@ need_leaf(struct image *im, uint64_t index, uint16_t *granules, struct page_leaf
 	err = read_part(im, SEC_PAGES, at, part_len(n->len[i]), buf, &want);
 	if (err == 0) {
 		*leaf = n->leaf[i] = leaf_decode(buf, (size_t)part_len(n->len[i]),
-		    span(im->ram.npages, LEAF_PAGES, index), &why);
+		    share_of(im->ram.npages, LEAF_PAGES, index), &why);
 		if (*leaf == NULL)
 			err = why == NULL ? no_memory(im) : bad(im, at, why);
 	}
@@ -246,7 +238,7 @@ need_units(struct image *im, uint64_t index, const uint8_t **leaf)
 	uint64_t off = s->off + index * im->shape.leaf_size;
 	uint64_t units = (im->foot.slots + im->shape.pages - 1) / im->shape.pages;
 	struct part want = { PART_UNITS, 0, index, 0, 0 };
-	uint32_t n = span(units, im->shape.per_leaf, index);
+	uint32_t n = share_of(units, im->shape.per_leaf, index);
 	int err;
 
 	*leaf = c->buf;
@@ -287,6 +279,17 @@ image_lookup(struct image *im, uint64_t page, uint64_t *slot)
 		return SNAP_EDATA;
 	}
 	return (int)st;
+}
+
+int
+image_at_hand(const struct image *im, uint64_t page)
+{
+	uint64_t leaf = page / LEAF_PAGES;
+	uint32_t k = (uint32_t)(leaf / NODE_LEAVES), i = (uint32_t)(leaf % NODE_LEAVES);
+	const struct node *n = im->node[k];
+
+	return im->node_len[k] <= 1 ||
+	    (n != NULL && (n->len[i] <= 1 || n->leaf[i] != NULL));
 }
 
 int
@@ -676,7 +679,7 @@ check_unit(struct image *im, const uint8_t *leaf, uint64_t index,
 	uint64_t at = footer_section(&im->foot, SEC_UNITS)->off +
 	    index / us->per_leaf * us->leaf_size + PART_HEADER + (uint64_t)u * us->size;
 	const struct section *data = footer_section(&im->foot, SEC_DATA);
-	uint32_t n = span(im->foot.slots, us->pages, slot / us->pages), i, crc, all = 0;
+	uint32_t n = share_of(im->foot.slots, us->pages, slot / us->pages), i, crc, all = 0;
 	struct unit_record r;
 	uint64_t page;
 
@@ -740,7 +743,7 @@ check_pages(struct image *im, unsigned *faults)
 		nodes_len += part_len(im->node_len[k]);
 	}
 	for (i = 0; i < im->nleaves; i++) {
-		n = span(im->ram.npages, LEAF_PAGES, i);
+		n = share_of(im->ram.npages, LEAF_PAGES, i);
 		leaf = NULL;
 		err = need_leaf(im, i, &granules, &leaf);
 		if (err == SNAP_ESYS)

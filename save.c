@@ -29,7 +29,7 @@ struct save {
 	struct stream_in *in;
 	struct image_writer *image;	/* NULL: given up */
 	int status;			/* 0, or why it was given up */
-	int sealed;
+	int sealed, answered;
 };
 
 static volatile sig_atomic_t got_signal;
@@ -139,8 +139,19 @@ put_item(struct save *s, const struct stream_item *it)
 		return image_zero(s->image, it->page);
 	case ITEM_TAIL:
 		return put_tail(s, it);
+	case ITEM_REFUSED:
+		return stream_refused(s->in);
 	}
 	return SNAP_EBUG;
+}
+
+/* The one answer QEMU listens to, where it asked for one. */
+static void
+answer(struct save *s)
+{
+	if (stream_wants_shut(s->in) && !s->answered)
+		stream_send_shut(STDOUT_FILENO, s->status == 0 ? 0 : 1);
+	s->answered = 1;
 }
 
 /* Read the stream up to its end, or to where it may be left. */
@@ -152,8 +163,6 @@ store(struct save *s)
 
 	while ((r = stream_next(s->in, &it)) == 1) {
 		check_signal(s);
-		if (s->image != NULL && stream_refused(s->in) != 0)
-			give_up(s, stream_refused(s->in));
 		if (s->image != NULL && (err = put_item(s, &it)) != 0)
 			give_up(s, err);
 		if (s->image == NULL && it.kind == ITEM_TAIL)
@@ -161,9 +170,10 @@ store(struct save *s)
 	}
 	if (r < 0) {
 		give_up(s, r);
+		/* A source that waits for SHUT comes to no end before it. */
+		answer(s);
 		stream_drain(STDIN_FILENO);
-	} else if (stream_refused(s->in) != 0)
-		give_up(s, stream_refused(s->in));
+	}
 }
 
 int
@@ -203,9 +213,7 @@ run_save(const struct options *o)
 	if (o->trace)
 		snap_warnx("%s: %llu page records came", o->file[0],
 		    (unsigned long long)stream_records(s.in));
-	/* The one answer QEMU listens to, where it asked for one. */
-	if (stream_wants_shut(s.in))
-		stream_send_shut(STDOUT_FILENO, s.status == 0 ? 0 : 1);
+	answer(&s);
 	image_free(s.image);
 	stream_close(s.in);
 	return s.status;

@@ -14,6 +14,8 @@
 #include "options.h"
 #include "stream.h"
 
+enum { FIRST_BYTES_MS = 500 };	/* QEMU sends its header at once */
+
 static const char usage[] =
 "usage: qemu-snap [options] save  IMAGE      migration stream on stdin\n"
 "       qemu-snap [options] load  IMAGE      migration stream on stdout, return\n"
@@ -77,19 +79,28 @@ set_signals(void)
 /*
  * Before a command line that cannot be carried out is given up.  A source whose
  * reader goes away may hang its guest for ever, so the stream is read to its
- * end.  A destination waits for ever for the first byte, so it gets one, which
- * no stream begins with.
+ * end; the answer comes first, as a source that waits for one does not end
+ * before.  A destination waits for ever for a first byte.  With no verb to tell
+ * them apart, a source is known by its sending something at once.
  */
 static void
 part_in_peace(enum verb verb)
 {
-	int maybe_source = verb == VERB_SAVE || verb == VERB_NONE || verb == VERB_UNKNOWN;
-	int maybe_dest = verb == VERB_LOAD || verb == VERB_NONE || verb == VERB_UNKNOWN;
+	int is_source = verb == VERB_SAVE;
 
-	if (maybe_dest && (verb == VERB_LOAD || stream_is_pipe(STDIN_FILENO)))
+	if (verb == VERB_LOAD)
 		stream_reject(STDOUT_FILENO);
-	if (maybe_source && stream_is_pipe(STDIN_FILENO))
-		stream_drain(STDIN_FILENO);
+	if (verb == VERB_LOAD || verb == VERB_INFO || verb == VERB_CHECK ||
+	    !stream_is_pipe(STDIN_FILENO))
+		return;
+	signal(SIGHUP, SIG_IGN);
+	signal(SIGINT, SIG_IGN);
+	signal(SIGTERM, SIG_IGN);
+	if (is_source || stream_waits(STDIN_FILENO, FIRST_BYTES_MS))
+		stream_send_shut(STDOUT_FILENO, 1);
+	else
+		stream_reject(STDOUT_FILENO);
+	stream_drain(STDIN_FILENO);
 }
 
 int

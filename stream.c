@@ -23,6 +23,7 @@
 #include <sys/stat.h>
 
 #include <errno.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -64,18 +65,28 @@ enum {
 enum {
 	RAM_VERSION = 4,
 	BUFFER = 256 << 10,	/* holds the largest page several times */
-	READ_SIZE = 65536,	/* what a pipe holds */
-	READ_SMALL = 4096,	/* near the tail, which must not be swallowed early */
-	NEAR_END = 64,		/* pages from the end of a background snapshot, which
-				 * has each page once, where that begins */
-	KEPT_MAX = 16 << 20,	/* bytes kept of what is not RAM */
+	/*
+	 * Nobody can tell where the last page is, and what is read past it is no
+	 * longer held back from the source (see save.c): 16 KiB can be spared of
+	 * the 100 KiB and more that follow, 64 KiB could not.
+	 */
+	READ_SIZE = 16 << 10,
+	READ_TAIL = 4096,
+	KEPT_MAX = 16 << 20,	/* bytes kept of what is not RAM, all together */
+	SILENCE_MS = 100,	/* see tail_is_over() */
+	LONG_SILENCE_MS = 1000,
 	SECTIONS = 16,		/* iterable handlers */
 	NAME_MAX_WIRE = 255
 };
 
 enum state { HEAD, ELEMENT, RAM, TAIL, DONE };
 
-enum handler { H_RAM, H_BITMAP, H_HTAB, H_ATTRIBUTES };
+/* Iterable handlers whose sections can be measured. */
+enum handler { H_RAM, H_BITMAP, H_HTAB, H_ATTRIBUTES, NHANDLERS };
+
+static const char *const handler_name[NHANDLERS] = {
+	"ram", "dirty-bitmap", "spapr/htab", "s390-storage_attributes"
+};
 
 /*
  * The last place in the tail that looks like its end-of-file byte and the head
@@ -93,7 +104,7 @@ struct candidate {
 struct stream_in {
 	int fd;
 	enum state state;
-	int refused;
+	int refused, refusal_told;
 	void (*on_signal)(void *);
 	void *on_signal_arg;
 
@@ -142,6 +153,19 @@ complain(struct stream_in *s, const char *fmt, ...)
 
 /* ---- bytes ---- */
 
+static int
+would_block(int err)
+{
+	return err == EAGAIN || err == EWOULDBLOCK;
+}
+
+/* On a descriptor that does not block: QEMU never makes ours so, others may. */
+static void
+wait_for_input(int fd)
+{
+	stream_waits(fd, -1);
+}
+
 /* Read once, at most max bytes: > 0, 0 at the end of input, or SNAP_ESYS. */
 static int
 fill(struct stream_in *s, size_t max)
@@ -157,6 +181,10 @@ fill(struct stream_in *s, size_t max)
 	if (max > BUFFER - s->len)
 		max = BUFFER - s->len;
 	while ((n = read(s->fd, s->buf + s->len, max)) < 0) {
+		if (would_block(errno)) {
+			wait_for_input(s->fd);
+			continue;
+		}
 		if (errno != EINTR) {
 			snap_warn(errno, "stream offset %llu: read",
 			    (unsigned long long)(s->base + s->len));
@@ -169,20 +197,15 @@ fill(struct stream_in *s, size_t max)
 	return n > 0;
 }
 
-/* Have n bytes, at most READ_SIZE + 8, at s->buf + s->pos. */
+/* Have n bytes, at most PAGE_SIZE_MAX, at s->buf + s->pos. */
 static int
 need(struct stream_in *s, size_t n)
 {
-	size_t chunk = READ_SIZE;
 	int got;
 
-	if (s->state == TAIL || (s->records + NEAR_END >= s->ram.npages &&
-	    s->records <= s->ram.npages))
-		chunk = READ_SMALL;
 	while (s->len - s->pos < n) {
-		if (chunk < n - (s->len - s->pos))
-			chunk = n - (s->len - s->pos);
-		if ((got = fill(s, chunk)) < 0)
+		got = fill(s, n > READ_SIZE ? n : READ_SIZE);
+		if (got < 0)
 			return got;
 		if (got == 0) {
 			s->pos = s->len;
@@ -207,13 +230,13 @@ take(struct stream_in *s, size_t n)
 		return NULL;
 	p = s->buf + s->pos;
 	if (k != NULL) {
-		if (n > KEPT_MAX - k->len) {
+		if (n > KEPT_MAX - s->preamble.len - s->prologue.len - s->iterables.len) {
 			complain(s, "more than %d bytes besides RAM pages and devices",
 			    (int)KEPT_MAX);
 			return NULL;
 		}
 		if (n > k->cap - k->len) {
-			cap = k->len + n + k->len / 2 + 256;
+			cap = k->len + n + k->len / 4 + 256;
 			if ((grown = realloc(k->buf, cap)) == NULL) {
 				snap_warn(ENOMEM, "stream");
 				return NULL;
@@ -566,9 +589,11 @@ read_other(struct stream_in *s, enum handler h)
 		return read_htab(s);
 	case H_ATTRIBUTES:
 		return read_attributes(s);
-	default:
-		return SNAP_EBUG;
+	case H_RAM:
+	case NHANDLERS:
+		break;
 	}
+	return SNAP_EBUG;
 }
 
 /* ---- top-level elements ---- */
@@ -590,30 +615,24 @@ read_full_header(struct stream_in *s, struct full_header *h)
 static int
 read_start(struct stream_in *s)
 {
-	static const struct { const char *name; enum handler h; } known[] = {
-		{ "ram", H_RAM },
-		{ "dirty-bitmap", H_BITMAP },
-		{ "spapr/htab", H_HTAB },
-		{ "s390-storage_attributes", H_ATTRIBUTES }
-	};
 	struct full_header h;
 	unsigned i;
 
 	s->keep = &s->prologue;
 	if (read_full_header(s, &h) != 0)
 		return -1;
-	for (i = 0; i < sizeof known / sizeof known[0]; i++)
-		if (strcmp(h.name, known[i].name) == 0)
+	for (i = 0; i < NHANDLERS; i++)
+		if (strcmp(h.name, handler_name[i]) == 0)
 			break;
-	if (i == sizeof known / sizeof known[0])
+	if (i == NHANDLERS)
 		return complain(s, "section %s: cannot be stored, its length is not known",
 		    h.name);
 	if (s->nsection == SECTIONS)
 		return complain(s, "more iterable sections than known here");
 	s->section[s->nsection].sid = h.sid;
-	s->section[s->nsection++].h = known[i].h;
-	if (known[i].h != H_RAM)
-		return read_other(s, known[i].h) == 0 ? read_footer(s, h.sid) : -1;
+	s->section[s->nsection++].h = (enum handler)i;
+	if (i != H_RAM)
+		return read_other(s, (enum handler)i) == 0 ? read_footer(s, h.sid) : -1;
 	if (h.version != RAM_VERSION)
 		return complain(s, "section ram: version %u, not %d",
 		    (unsigned)h.version, (int)RAM_VERSION);
@@ -718,10 +737,19 @@ read_command(struct stream_in *s)
 	}
 }
 
-/* The first FULL after the RAM. */
+/*
+ * The first FULL after the RAM.  A background snapshot ends no iterable section;
+ * that of RAM is complete all the same, others are not.
+ */
 static int
 begin_tail(struct stream_in *s)
 {
+	unsigned i;
+
+	for (i = 0; i < s->nsection && !s->ended; i++)
+		if (s->section[i].h != H_RAM)
+			complain(s, "section %s: not complete in a background snapshot: "
+			    "use an ordinary migration", handler_name[s->section[i].h]);
 	if (s->ignore_shared && !s->ended)
 		complain(s, "background snapshot with x-ignore-shared: "
 		    "switch it off, shared memory is missing");
@@ -914,7 +942,15 @@ described(const struct stream_in *s)
 	return s->cand.end == s->tail && (s->win_lo & 0xff) == '}';
 }
 
-/* At the end of input, or where a description ends: is the tail complete? */
+/* Or of a tail without one, as with suppress-vmdesc=on? */
+static int
+undescribed(const struct stream_in *s)
+{
+	return s->tail > 6 && (s->win_lo & 0xff) == VM_EOF &&
+	    (s->win_lo >> 40 & 0xff) == VM_SECTION_FOOTER;
+}
+
+/* At the end of the stream: is the tail complete? */
 static int
 check_tail(struct stream_in *s)
 {
@@ -928,13 +964,32 @@ check_tail(struct stream_in *s)
 			    (unsigned)s->ram.page_size);
 		return 0;
 	}
-	/* suppress-vmdesc=on: a footer and the end-of-file byte. */
-	if (s->tail > 6 && (s->win_lo & 0xff) == VM_EOF &&
-	    (s->win_lo >> 40 & 0xff) == VM_SECTION_FOOTER) {
+	if (undescribed(s)) {
 		s->split = s->tail - 1;
 		return 0;
 	}
 	return complain(s, "stream ends inside the device state: cut, failed or cancelled");
+}
+
+/*
+ * A source that waits for SHUT sends no end of input before it.  Its stream is
+ * over when the tail could end here, and nothing more comes.  Device state may
+ * by chance or malice look like the end, but QEMU does not pause in it.
+ */
+static int
+tail_is_over(struct stream_in *s)
+{
+	int wait;
+
+	if (!s->wants_shut)
+		return 0;
+	if (described(s) && s->cand.found == 2 && s->cand.page_size == s->ram.page_size)
+		wait = SILENCE_MS;
+	else if (undescribed(s))
+		wait = LONG_SILENCE_MS;
+	else
+		return 0;
+	return !stream_waits(s->fd, wait);
 }
 
 static int
@@ -944,7 +999,7 @@ read_tail(struct stream_in *s, struct stream_item *it)
 
 	if (s->pos == s->len) {
 		/* A source that waits for SHUT sends no end of input before it. */
-		got = s->wants_shut && described(s) ? 0 : fill(s, READ_SMALL);
+		got = tail_is_over(s) ? 0 : fill(s, READ_TAIL);
 		if (got < 0)
 			return got;
 		if (got == 0) {
@@ -981,6 +1036,11 @@ stream_next(struct stream_in *s, struct stream_item *it)
 			break;
 		case DONE:
 			return 0;
+		}
+		if (r >= 0 && s->refused != 0 && !s->refusal_told) {
+			s->refusal_told = 1;
+			it->kind = ITEM_REFUSED;
+			return 1;
 		}
 		if (r == 1)
 			return 1;
@@ -1038,23 +1098,37 @@ stream_is_pipe(int fd)
 	return fstat(fd, &st) == 0 && (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode));
 }
 
+int
+stream_waits(int fd, int ms)
+{
+	struct pollfd p;
+
+	p.fd = fd;
+	p.events = POLLIN;
+	return poll(&p, 1, ms) != 0;	/* interrupted: better to look */
+}
+
 void
 stream_drain(int fd)
 {
 	uint8_t buf[16384];
 	ssize_t n;
 
-	do
+	for (;;) {
 		n = read(fd, buf, sizeof buf);
-	while (n > 0 || (n < 0 && errno == EINTR));
+		if (n == 0 || (n < 0 && errno != EINTR && !would_block(errno)))
+			return;
+		if (n < 0 && errno != EINTR)
+			wait_for_input(fd);
+	}
 }
 
 void
 stream_reject(int fd)
 {
-	static const uint8_t none = 0;
+	static const uint8_t nonsense[4] = { 0xff, 0xff, 0xff, 0xff };
 
-	if (stream_is_pipe(fd) && write(fd, &none, 1) != 1)
+	if (stream_is_pipe(fd) && write(fd, nonsense, sizeof nonsense) < 0)
 		return;		/* nobody is there to be told */
 }
 
@@ -1118,6 +1192,8 @@ stream_send_shut(int fd, uint32_t status)
 	struct stream_out o;
 	uint8_t msg[8];
 
+	if (!stream_is_pipe(fd))
+		return 0;
 	put_be16(msg, RP_SHUT);
 	put_be16(msg + 2, 4);
 	put_be32(msg + 4, status);
@@ -1159,7 +1235,7 @@ out_flush(struct stream_out *o)
 		if (n < 0) {
 			if (errno == EINTR)
 				continue;
-			if (errno == EAGAIN || errno == EWOULDBLOCK)
+			if (would_block(errno))
 				return 1;
 			if (errno == EPIPE)
 				snap_warnx("the destination closed the stream");
@@ -1207,7 +1283,7 @@ out_copy(struct stream_out *o, const void *buf, size_t len)
 	return 0;
 }
 
-int
+static int
 out_refer(struct stream_out *o, const void *buf, size_t len)
 {
 	union {
@@ -1312,7 +1388,7 @@ rp_read(struct rp_in *r)
 	r->len -= r->pos;
 	r->pos = 0;
 	while ((n = read(r->fd, r->buf + r->len, sizeof r->buf - r->len)) < 0) {
-		if (errno == EAGAIN)
+		if (would_block(errno))
 			return 0;
 		if (errno != EINTR) {
 			snap_warn(errno, "return path: read");

@@ -18,11 +18,16 @@
 
 /* Is fd a pipe or a socket: may QEMU be at its other end? */
 int stream_is_pipe(int fd);
+/* Is there something to read on fd, or its end, within ms milliseconds? */
+int stream_waits(int fd, int ms);
 /* Read and forget everything up to the end of input. */
 void stream_drain(int fd);
 /*
- * Tell a waiting destination that no stream will come: a byte that none begins
- * with.  QEMU waits for a first byte for ever.  Does nothing if fd is no pipe.
+ * Tell a waiting destination that no stream will come: QEMU waits for the four
+ * bytes of a magic for ever.  What it gets is not one, and does not begin with
+ * the type of an element either; above all not with that of the end, with which
+ * a destination that waits for the rest of its pages would go on without them.
+ * Does nothing if fd is no pipe.
  */
 void stream_reject(int fd);
 
@@ -34,7 +39,8 @@ enum item_kind {
 	ITEM_BLOCKS,		/* the RAM map is now known */
 	ITEM_PAGE,		/* data: one page */
 	ITEM_ZERO,		/* a page that is all zero */
-	ITEM_TAIL		/* bytes after the last RAM section, verbatim */
+	ITEM_TAIL,		/* bytes after the last RAM section, verbatim */
+	ITEM_REFUSED		/* see stream_refused(); comes once */
 };
 
 struct stream_item {
@@ -87,7 +93,8 @@ int stream_wants_shut(const struct stream_in *s);
 /* After the end: bytes of the tail before its end-of-file byte. */
 uint64_t stream_split(const struct stream_in *s);
 
-/* Tell the source that the migration is stored (0) or not. */
+/* Tell the source that the migration is stored (0) or not.  Does nothing if fd is
+ * no pipe. */
 int stream_send_shut(int fd, uint32_t status);
 
 /* ---- writing a stream ---- */
@@ -138,7 +145,6 @@ int out_pending(const struct stream_out *o);
 /* Functions below flush when there is no more room; on a non-blocking fd the
  * caller sees to it that there is.  0 or SNAP_ESYS. */
 int out_copy(struct stream_out *o, const void *buf, size_t len);
-int out_refer(struct stream_out *o, const void *buf, size_t len);
 /* A command with len bytes of payload. */
 int out_command(struct stream_out *o, unsigned cmd, const void *buf, size_t len);
 /* Begin a section of RAM records, end the one that is open, if one is. */

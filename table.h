@@ -38,6 +38,16 @@ enum {
 	SLOT_SIZE = 9		/* page number, 40 bits; CRC, 32 bits */
 };
 
+/* How many of whole things are in a piece, if pieces of piece things follow one
+ * another: the last one may have fewer. */
+static inline uint32_t
+share_of(uint64_t whole, uint64_t piece, uint64_t index)
+{
+	uint64_t left = whole - index * piece;
+
+	return (uint32_t)(left < piece ? left : piece);
+}
+
 /* Kinds of parts. */
 enum {
 	PART_LEAF = 1,

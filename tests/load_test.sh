@@ -33,7 +33,7 @@ test_round_trip() {
 		--block=m:1
 		--page-size=1024 --page-bits --early --uuid
 		--page-size=65536 --page-bits --block=x:40
-		--iterable=dirty-bitmap --iterable=htab
+		--kind=ordinary --iterable=dirty-bitmap --iterable=htab
 		--json=0
 	END
 }
@@ -105,6 +105,24 @@ test_a_damaged_page_stays_inside() {
 qemu-snap: i: damaged: 1 fault" "$(cat err)"
 }
 
+# Even if it is the first page: a destination that gets no byte at all waits for ever (F12).
+test_a_destination_gets_a_byte_whatever_comes() {
+	mk s --block=a:2000 --zero=0
+	save i s
+	python3 - i <<-'END'
+		import sys
+		f = open(sys.argv[1], "r+b")
+		f.seek(4096)
+		f.write(b"damaged")
+	END
+	for mode in "" --postcopy --postcopy=50; do
+		# shellcheck disable=SC2086
+		sleep 2 | "$SNAP" $mode load i 2>err | wc -c >count
+		assertTrue "$mode" "[ $(cat count) -gt 0 ]"
+		assertContains "$mode" "$(cat err)" "block a offset 0x0: page fails its checksum"
+	done
+}
+
 test_check_takes_several_and_tells_the_worst() {
 	mk s
 	save i s
@@ -113,7 +131,7 @@ test_check_takes_several_and_tells_the_worst() {
 	run "$SNAP" check i k j
 	assertEquals 2 "$status"
 	assertEquals "i: good, $(pages_of --count <s | sed 's/.*data \([0-9]*\).*/\1/') pages stored" \
-		"$(head -n 1 out | sed 's/good, [0-9]*/&/')" >/dev/null
+		"$(head -n 1 out)"
 	assertContains "$(cat out)" "i: good"
 	assertContains "$(cat out)" "j: good"
 	assertEquals "qemu-snap: k: offset 95904: no footer: an interrupted save or a cut copy" "$(cat err)"

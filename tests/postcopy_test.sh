@@ -48,7 +48,7 @@ test_every_page_arrives() {
 		--zero=0 --block=a:600
 		--page-size=1024 --page-bits --block=a:2000 --block=b:4 --zero=50 --shuffle
 		--page-size=2048 --page-bits --block=a:2000 --zero=0
-		--iterable=dirty-bitmap --early --uuid
+		--kind=ordinary --iterable=dirty-bitmap --early --uuid
 		--json=0
 	END
 }
@@ -77,6 +77,12 @@ test_rate_limits_the_push() {
 	serve --requests=1 -- --postcopy --rate=2M load i
 	took=$((($(date +%s%N) - begin) / 1000000))
 	assertTrue "4 MB at 2 MB/s took $took ms" "[ $took -ge 1500 ]"
+	mk s --block=a:4000 --zero=0 --json=1000 --page-size=1024 --page-bits
+	save j s
+	begin=$(date +%s%N)
+	serve --requests=1 -- --postcopy --rate=2M load j
+	took=$((($(date +%s%N) - begin) / 1000000))
+	assertTrue "the same in smaller pages took $took ms" "[ $took -ge 1500 ]"
 }
 
 # Hostile and broken peers: a message, exit 2, no crash, no hang.

@@ -674,7 +674,7 @@ def cmd_list(img, out):
     for block in img.blocks:
         for page, b in img.pages_of(block):
             word = b"zero" if b is None else b"%08x" % zlib.crc32(b)
-            out.write(b"%s 0x%x %s\n" %
+            out.write(b"%s %x %s\n" %
                       (block.name, page * img.page_size, word))
 
 

@@ -8,9 +8,9 @@
 setUp() { enter; }
 tearDown() { leave; }
 
-# same_pages STREAM IMAGE: by the independent readers.
+# same_pages STREAM IMAGE [OPTION]: by the independent readers.
 same_pages() {
-	pages_of --rest=rest1 <"$1" >pages1
+	pages_of --rest=rest1 ${3+"$3"} <"$1" >pages1
 	python3 "$TESTS/readimg.py" list "$2" >pages2
 	python3 "$TESTS/readimg.py" rest "$2" >rest2
 	assertTrue "pages" "cmp pages1 pages2"
@@ -49,9 +49,9 @@ test_streams_of_all_shapes() {
 		--page-size=16384 --page-bits
 		--page-size=65536 --page-bits --block=x:40
 		--early --uuid
-		--iterable=dirty-bitmap
-		--iterable=htab
-		--iterable=stattrib
+		--kind=ordinary --iterable=dirty-bitmap
+		--kind=ordinary --iterable=htab
+		--kind=ordinary --iterable=stattrib
 		--json=0
 		--devices=1
 		--section=1
@@ -65,7 +65,7 @@ test_page_size_from_the_user() {
 	assertEquals 2 "$status"
 	assertNotContains "$(ls)" "i"
 	save i s --page-size=8K
-	same_pages s i
+	same_pages s i --page-size=8192
 	mk s --page-size=8192 --page-bits --block=x:40
 	run_on s "$SNAP" -S 4K save i
 	assertEquals 2 "$status"
@@ -178,7 +178,7 @@ test_what_cannot_be_stored_is_refused_by_name() {
 		ram-version section ram: version
 		ram-twice section ram: begins twice
 		block-twice is there twice
-		block-sum list of blocks does not end
+		block-sum do not add up
 		block-odd is not whole pages
 		block-empty-name empty name
 		block-nul NUL byte
@@ -282,14 +282,15 @@ test_stale_files_are_removed_and_live_ones_are_not() {
 	live=$(echo i.part.*)
 	echo junk >i.part.1-0
 	echo other >i.partner
+	echo mine >i.part.2024-11-good
 	run_on s "$SNAP" save i
 	expect 0 "qemu-snap: ./i.part.1-0: removed, a dead save left it"
-	assertEquals "i $live i.partner" "$(echo i*)"
+	assertEquals "$(printf '%s\n' i "$live" i.part.2024-11-good i.partner | sort)" "$(printf '%s\n' i* | sort)"
 	cat s >&3
 	exec 3>&-
 	wait
 	assertEquals "" "$(cat err1)"
-	assertEquals "i i.partner" "$(echo i*)"
+	assertEquals "i i.part.2024-11-good i.partner" "$(echo i*)"
 	run "$SNAP" check i
 	assertEquals 0 "$status"
 }
@@ -316,20 +317,118 @@ test_a_signal_gives_up_but_drains() {
 	kill $pid
 	wait_for 10 test -s err
 	assertContains "$(cat err)" "given up"
-	tail -c +1000001 s >&3
+	head -c 8000000 s | tail -c +1000001 >&3
 	assertEquals "the source was not cut off" 0 $?
+	tail -c +8000001 s >&3
 	exec 3>&-
 	wait $pid
 	assertEquals 1 $?
 	assertEquals "err pipe s" "$(echo *)"
 }
 
+# A source that waits for its answer does not close the stream before: neither side may wait for
+# the other, whatever is wrong.
+asks() {
+	answer=$1
+	shift
+	assertEquals "$*" "$answer" "$(python3 "$TOOLS/source.py" "$@" 2>err)"
+}
+
 test_the_source_that_asks_gets_its_answer() {
 	mk s --kind=ordinary --return-path
-	"$SNAP" save i <s 2>err | od -An -tx1 >answer
-	assertEquals " 00 01 00 04 00 00 00 00" "$(cat answer)"
-	"$SNAP" -s 4K save j <s 2>err | od -An -tx1 >answer
-	assertEquals " 00 01 00 04 00 00 00 01" "$(cat answer)"
+	asks "shut 0
+exit 0" s "$SNAP" save i
+	assertEquals "" "$(cat err)"
+	run "$SNAP" check i
+	assertEquals 0 "$status"
+	mk t --kind=ordinary --return-path --json=0
+	asks "shut 0
+exit 0" t "$SNAP" save j
+	asks "shut 1
+exit 1" s "$SNAP" --bogus save i
+	asks "shut 1
+exit 1" s "$SNAP" frobnicate i
+	asks "shut 1
+exit 1" s "$SNAP"
+	for bad in advise packaged wrong-footer; do
+		mk u --kind=ordinary --return-path --bad=$bad
+		asks "shut 1
+exit 2" u "$SNAP" save k
+	done
+	# Refused, or no room: the end of the RAM is reached, and the stream may be left there.
+	mk u --kind=ordinary --return-path --bad=xbzrle
+	assertContains "$(python3 "$TOOLS/source.py" u "$SNAP" save k 2>err)" "shut 1"
+	assertContains "$(python3 "$TOOLS/source.py" s "$SNAP" -s 4K save k 2>err)" "shut 1"
+	assertContains "$(python3 "$TOOLS/source.py" s "$SNAP" save missing/k 2>err)" "shut 1"
+	assertEquals "err i j s t u" "$(ls | grep -v out | tr '\n' ' ' | sed 's/ $//')"
+}
+
+# Bytes in the device state that look like the end of the stream are not, though the source pauses
+# there for as long as a busy host may let it.
+test_what_looks_like_the_end_is_not() {
+	# In the state of device d; then that of its true end: footer, end-of-file byte.
+	printf '\176\0\0\0\7\0\6\0\0\0\23{"page_size": 1024}' >forged
+	printf '\176\0\0\0\7\0' >rest
+	python3 "$TOOLS/tinystream.py" --return-path | head -c -6 >begin
+	for pause in 0 0.05; do
+		{ cat begin forged; sleep $pause; cat forged rest; } | "$SNAP" save i 2>err >out
+		assertEquals "$(cat err)" 0 $?
+		python3 "$TESTS/readimg.py" rest i | tail -c 62 >got
+		cat forged forged rest | tail -c 62 >want
+		assertTrue "pause $pause" "cmp want got"
+	done
+}
+
+# The temporary file goes when the stream is refused, not when it ends.
+test_a_refused_stream_holds_no_room() {
+	mk s --bad=xbzrle --block=a:2000 --json=1000 --devices=1
+	mkfifo pipe
+	"$SNAP" save i <pipe 2>err &
+	exec 3>pipe
+	head -c 3000000 s >&3
+	wait_for 10 test -s err
+	wait_for 5 sh -c '! ls i.part.* >/dev/null 2>&1'
+	assertEquals "err pipe s" "$(echo *)"
+	tail -c +3000001 s >&3
+	exec 3>&-
+	wait
+	assertContains "$(cat err)" "XBZRLE"
+}
+
+test_a_background_snapshot_with_other_handlers_is_not_complete() {
+	mk s --iterable=htab
+	run_on s "$SNAP" save i
+	assertEquals 2 "$status"
+	assertContains "$(cat err)" "section spapr/htab: not complete in a background snapshot"
+}
+
+# On a descriptor that does not block a source is not given up either.
+test_stdin_that_does_not_block() {
+	mk s --block=a:2000
+	(cat s; sleep 1) | python3 -c '
+import os, sys
+os.set_blocking(0, False)
+os.execv(sys.argv[1], sys.argv[1:])' "$SNAP" save i 2>err
+	assertEquals "$(cat err)" 0 $?
+	(sleep 0.3; cat s && echo through >fed) | python3 -c '
+import os, sys
+os.set_blocking(0, False)
+os.execv(sys.argv[1], sys.argv[1:])' "$SNAP" --bogus save i 2>err
+	assertEquals through "$(cat fed)"
+}
+
+# Success is said when all is durable (F7): the source must not have written its last byte before
+# the device state is synced. tools/holds.py watches both through strace.
+test_the_source_is_held_back_until_the_sync() {
+	command -v strace >/dev/null 2>&1 || { echo "SKIP no strace"; return 0; }
+	for options in "--block=a:3000" "--block=a:1001 --block=zz:1 --zero=0 --absent=10" \
+	    "--block=a:3000 --zero=0 --devices=3" "--kind=ordinary --passes=2 --block=a:1500" \
+	    "--block=a:2000 --block=rom:300 --zero=10"; do
+		# shellcheck disable=SC2086
+		mk s --json=100000 $options
+		run python3 "$TOOLS/holds.py" s "$SNAP" save i
+		assertEquals "$options: $(cat out err)" 0 "$status"
+	done
 }
 
 . "$shunit"

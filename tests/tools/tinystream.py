@@ -4,6 +4,8 @@
 
 One block "m" with two pages of 1024 bytes: the first has the byte 41 throughout, the second is
 zero. One device "d" with four bytes of state. No JSON description.
+
+usage: tinystream.py [--return-path]    with the command OPEN_RETURN_PATH
 """
 
 import struct
@@ -30,4 +32,6 @@ pages = (b'\x02' + RAM + word(0 | PAGE) + name(b'm') + b'A' * 1024 +
          word(1024 | 0x20 | ZERO) + b'\0' + word(EOS) + FOOTER + RAM)
 tail = (b'\x04' + DEVICE + name(b'd') + struct.pack('>II', 0, 1) + b'\1\2\3\4' +
         FOOTER + DEVICE + b'\0')
+if sys.argv[1:] == ['--return-path']:
+    preamble += b'\x08\0\1\0\0'
 sys.stdout.buffer.write(preamble + prologue + pages + tail)

@@ -1,0 +1,115 @@
+#!/bin/sh
+# Real QEMUs, the installed one and Debian's backported 10.0, with a guest that checks all its
+# memory: saved while it runs, loaded in all three ways; and a guest that survives a tool which
+# cannot do what it is asked to. What is demanded of each scenario is written in tests/roundtrip.
+
+. "$(dirname "$0")/lib.sh"
+
+all_loads=precopy,postcopy,postcopy=60,postcopy:stopped
+
+oneTimeSetUp() {
+	work=$SHUNIT_TMPDIR
+	installed=$(command -v qemu-system-x86_64)
+	newer=$(sh "$TESTS/get-qemu10" 2>"$work/get") || newer=
+	why_no_newer=$(tail -n 1 "$work/get")
+}
+
+setUp() {
+	missing=
+}
+
+# At most one notice for a test, however many scenarios it has.
+tearDown() {
+	[ -z "${missing-}" ] || echo "SKIP $missing"
+	missing=
+}
+
+# scenario ARG...: on every QEMU there is.
+scenario() {
+	for qemu in $installed $newer; do
+		"$TESTS/roundtrip" --qemu="$qemu" --snap="$SNAP" "$@" >"$work/out" 2>"$work/err"
+		code=$?
+		cat "$work/out"
+		case $code in
+		0) ;;
+		77) missing=$(tail -n 1 "$work/err") ;;
+		*) cat "$work/err" ;;
+		esac
+		[ $code -eq 77 ] || assertEquals "$qemu $*: exit status" 0 $code
+	done
+	[ -n "$installed$newer" ] || missing="no QEMU"
+}
+
+test_newer_qemu_is_tested_too() {
+	[ -n "$newer" ] || missing="QEMU 10: $why_no_newer"
+}
+
+test_pc() {
+	scenario --machine=pc --mem=96 --load=$all_loads,postcopy=60:stopped
+}
+
+test_q35_with_4_cpus() {
+	scenario --machine=q35 --mem=64 --smp=4 --load=$all_loads
+}
+
+test_microvm() {
+	scenario --machine=microvm --mem=64 --load=$all_loads
+}
+
+test_two_memory_backends() {
+	scenario --mem=64 --backends=2 --load=$all_loads
+}
+
+test_all_kinds_of_devices() {
+	scenario --mem=64 --devices=full --load=$all_loads
+}
+
+test_ordinary_migration() {
+	scenario --mem=64 --kind=ordinary --load=precopy,postcopy
+}
+
+test_ordinary_migration_with_return_path() {
+	scenario --mem=64 --kind=ordinary --return-path --load=precopy,postcopy:stopped
+}
+
+# The guest must live on, whatever is wrong with the command line or the place of the image.
+test_guest_survives_wrong_option() {
+	scenario --mem=64 --fail='--bogus save {dir}/x'
+}
+
+test_guest_survives_unknown_verb() {
+	scenario --mem=64 --fail='frobnicate {dir}/x'
+}
+
+test_guest_survives_missing_directory() {
+	scenario --mem=64 --fail='save /nonexistent/x.snap'
+}
+
+test_guest_survives_image_that_is_a_directory() {
+	scenario --mem=64 --fail='save {dir}'
+}
+
+test_guest_survives_image_that_outgrows_its_limit() {
+	scenario --mem=64 --fail='--image-size=8M save {dir}/x'
+}
+
+# A QEMU that waits for a load must be told at once that there will be none.
+test_load_of_missing_image_ends_at_once() {
+	scenario --mem=64 --fail-load='load {dir}/missing'
+	scenario --mem=64 --fail-load='--postcopy load {dir}/missing'
+}
+
+test_load_of_something_else_ends_at_once() {
+	scenario --mem=64 --fail-load='load {dir}/guest.elf'
+	scenario --mem=64 --fail-load='--postcopy load {dir}/guest.elf'
+}
+
+test_load_with_wrong_option_ends_at_once() {
+	scenario --mem=64 --fail-load='--bogus load {dir}/x'
+}
+
+test_load_with_unknown_verb_ends_at_once() {
+	scenario --mem=64 --fail-load='frobnicate {dir}/x'
+}
+
+. "$shunit"
