@@ -12,10 +12,10 @@ MANDIR = $(PREFIX)/share/man
 # Ours, whatever CPPFLAGS and CFLAGS the builder gives.
 STD = -D_POSIX_C_SOURCE=200809L -D_FILE_OFFSET_BITS=64
 
-OBJ = snap.o options.o message.o save.o load.o postcopy.o info.o check.o \
+OBJ = snap.o options.o message.o save.o guard.o load.o postcopy.o info.o check.o \
 	stream.o image.o reader.o layout.o table.o crc32c.o aio_pthreads.o
 HDR = snap.h options.h stream.h image.h layout.h table.h crc32c.h aio.h \
-	bytes.h postcopy.h
+	bytes.h postcopy.h guard.h
 TOOLS = tests/tools/mkstream tests/tools/rpclient
 
 all: qemu-snap

@@ -94,7 +94,7 @@ int io_syncdir(const char *path);
 int io_rename(const char *from, const char *to);
 int io_unlink(const char *path);
 int io_close(int fd);
-/* Blocks allocated to the file, in bytes; bytes free to us where it lies. */
-int io_space(int fd, uint64_t *allocated, uint64_t *avail);
+/* Bytes free to us where the file lies. */
+int io_room(int fd, uint64_t *avail);
 
 #endif

@@ -555,14 +555,12 @@ io_close(int fd)
 }
 
 int
-io_space(int fd, uint64_t *allocated, uint64_t *avail)
+io_room(int fd, uint64_t *avail)
 {
-	struct stat st;
 	struct statvfs vfs;
 
-	if (fstat(fd, &st) != 0 || fstatvfs(fd, &vfs) != 0)
+	if (fstatvfs(fd, &vfs) != 0)
 		return errno;
-	*allocated = (uint64_t)st.st_blocks * 512;
 	*avail = (uint64_t)vfs.f_bavail * vfs.f_frsize;
 	return 0;
 }

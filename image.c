@@ -922,6 +922,18 @@ open_data(struct image_writer *w)
 	}
 }
 
+/* Zero pages take no room, so there is no telling whether it will do. */
+static void
+warn_of_room(const struct image_writer *w)
+{
+	uint64_t ram = w->ram->npages * w->ram->page_size, avail;
+
+	if (io_room(w->fd, &avail) == 0 && avail < ram + ram / 100)
+		snap_warnx("%s: %llu MiB are free, and the guest has %llu MiB: "
+		    "room only if enough of it is zero", w->path,
+		    (unsigned long long)(avail >> 20), (unsigned long long)(ram >> 20));
+}
+
 static int
 make_batches(struct image_writer *w)
 {
@@ -973,6 +985,7 @@ image_begin(struct image_writer *w, const struct ram_map *ram)
 	    make_batches(w) != 0)
 		return fail_sys(w, ENOMEM, "buffers");
 	open_data(w);
+	warn_of_room(w);
 	if ((err = io_pwrite(w->fd, head, sizeof head, 0)) != 0)
 		return fail_write(w, err, 0);
 	/* What lies between header and data is zero, and there. */

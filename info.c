@@ -10,16 +10,6 @@
 #include "options.h"
 #include "snap.h"
 
-static void
-format_uuid(char *s, const uint8_t *uuid)
-{
-	int i;
-
-	for (i = 0; i < 16; i++)
-		s += sprintf(s, "%s%02x",
-		    i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", uuid[i]);
-}
-
 /* UTC, or "" where the image does not tell. */
 static void
 format_time(char *s, size_t size, uint64_t t)
@@ -104,7 +94,7 @@ collect(struct facts *x, const struct image *im)
 	x->ram = image_ram(im);
 	x->h = image_header(im);
 	x->f = image_footer(im);
-	format_uuid(x->uuid, x->f->uuid);
+	uuid_format(x->uuid, x->f->uuid);
 	format_time(x->time, sizeof x->time, x->f->time);
 	x->absent = x->f->npages - x->f->stored - x->f->zero - x->f->ancestor;
 	x->device_state = footer_section(x->f, SEC_TAIL)->extra;

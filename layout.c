@@ -201,6 +201,51 @@ footer_decode(const uint8_t *buf, uint64_t file_len,
 	return check_sections(f, h);
 }
 
+static int
+is_dash(int i)
+{
+	return i == 8 || i == 13 || i == 18 || i == 23;
+}
+
+void
+uuid_format(char s[37], const uint8_t uuid[16])
+{
+	static const char hex[] = "0123456789abcdef";
+	int i, n = 0;
+
+	for (i = 0; i < 36; i++) {
+		if (is_dash(i)) {
+			s[i] = '-';
+			continue;
+		}
+		s[i] = hex[n % 2 == 0 ? uuid[n / 2] >> 4 : uuid[n / 2] & 15];
+		n++;
+	}
+	s[36] = '\0';
+}
+
+int
+uuid_parse(const char *s, uint8_t uuid[16])
+{
+	static const char hex[] = "0123456789abcdef0123456789ABCDEF";
+	const char *h;
+	int i, n = 0;
+
+	memset(uuid, 0, 16);
+	for (i = 0; i < 36; i++) {
+		if (is_dash(i)) {
+			if (s[i] != '-')
+				return -1;
+			continue;
+		}
+		if (s[i] == '\0' || (h = strchr(hex, s[i])) == NULL)
+			return -1;
+		uuid[n / 2] = (uint8_t)(uuid[n / 2] << 4 | ((h - hex) & 15));
+		n++;
+	}
+	return s[36] == '\0' ? 0 : -1;
+}
+
 const struct section *
 footer_section(const struct image_footer *f, uint32_t type)
 {

@@ -84,6 +84,9 @@ void footer_encode(uint8_t *buf, const struct image_footer *f);
 /* NULL, or what is wrong with the footer of a file of file_len bytes. */
 const char *footer_decode(const uint8_t *buf, uint64_t file_len,
     const struct image_header *h, struct image_footer *f);
+/* The UUID as people write it, and back: 0, or -1: it is none. */
+void uuid_format(char s[37], const uint8_t uuid[16]);
+int uuid_parse(const char *s, uint8_t uuid[16]);
 /* The first section of a type, or NULL. */
 const struct section *footer_section(const struct image_footer *f, uint32_t type);
 /* Encode ram into buf of RAM_MAP_MAX bytes; its length, 0: it does not fit. */

@@ -7,7 +7,7 @@
  * order of the pages and without COMMAND elements; nothing is expected on
  * stdin.  In postcopy the page server takes over (postcopy.c).
  */
-#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "image.h"
@@ -94,13 +94,19 @@ static int
 check_wishes(const struct image *im, const struct options *o)
 {
 	const struct image_header *h = image_header(im);
+	char uuid[37];
 
 	if (o->page_size != 0 && o->page_size != h->page_size) {
 		snap_warnx("%s: its pages have %u bytes, not %u", image_path(im),
 		    (unsigned)h->page_size, (unsigned)o->page_size);
 		return SNAP_ESYS;
 	}
-	if (o->percent >= 0 && (image_footer(im)->flags & IMAGE_IGNORE_SHARED)) {
+	if (o->have_uuid && memcmp(o->uuid, image_footer(im)->uuid, 16) != 0) {
+		uuid_format(uuid, image_footer(im)->uuid);
+		snap_warnx("%s: another image: its UUID is %s", image_path(im), uuid);
+		return SNAP_ESYS;
+	}
+	if ((o->percent >= 0 || o->resume) && (image_footer(im)->flags & IMAGE_IGNORE_SHARED)) {
 		snap_warnx("%s: saved with x-ignore-shared, which QEMU loads in precopy only",
 		    image_path(im));
 		return SNAP_ESYS;
@@ -119,7 +125,7 @@ run_load(const struct options *o)
 	else if ((im = image_open(o->file[0], o->io_flags, &err)) != NULL &&
 	    (err = check_wishes(im, o)) == 0 &&
 	    (err = image_check_sections(im, NULL)) == 0) {
-		err = o->percent < 0 ? load_precopy(im, o->threads) :
+		err = o->percent < 0 && !o->resume ? load_precopy(im, o->threads) :
 		    load_postcopy(im, o);
 		image_close(im);
 		return err;

@@ -24,7 +24,7 @@ enum {
 
 enum id {
 	O_IMAGE_SIZE, O_NOCACHE, O_CACHE, O_AIO, O_PAGE_SIZE, O_POSTCOPY, O_RATE,
-	O_REPRODUCIBLE, O_CLUSTER_SIZE, O_UNIT_PAGES, O_JSON, O_TRACE, O_VERSION,
+	O_RESUME, O_UUID, O_REPRODUCIBLE, O_CLUSTER_SIZE, O_UNIT_PAGES, O_JSON, O_TRACE, O_VERSION,
 	O_HELP, O_LATER
 };
 
@@ -51,6 +51,8 @@ static const struct option {
 	{ "aio",		0,   O_AIO,		VALUE,	SAVE | LOAD | CHECK },
 	{ "page-size",		'S', O_PAGE_SIZE,	VALUE,	SAVE | LOAD },
 	{ "postcopy",		'p', O_POSTCOPY,	MAYBE,	LOAD },
+	{ "resume",		0,   O_RESUME,		NOTHING, LOAD },
+	{ "uuid",		0,   O_UUID,		VALUE,	LOAD },
 	{ "rate",		0,   O_RATE,		VALUE,	LOAD },
 	{ "reproducible",	0,   O_REPRODUCIBLE,	NOTHING, SAVE },
 	{ "cluster-size",	0,   O_CLUSTER_SIZE,	VALUE,	SAVE },
@@ -63,8 +65,6 @@ static const struct option {
 	{ "base",		0,   O_LATER,		VALUE,	ANY },
 	{ "record",		0,   O_LATER,		MAYBE,	ANY },
 	{ "no-hot",		0,   O_LATER,		NOTHING, ANY },
-	{ "resume",		0,   O_LATER,		NOTHING, ANY },
-	{ "uuid",		0,   O_LATER,		VALUE,	ANY },
 	{ "host-page-size",	0,   O_LATER,		VALUE,	ANY },
 	{ "label",		0,   O_LATER,		VALUE,	ANY },
 	{ "progress",		0,   O_LATER,		NOTHING, ANY },
@@ -221,6 +221,14 @@ set(struct options *o, const struct option *opt, const char *value)
 		if (size(value, &o->rate) != 0 || o->rate == 0)
 			return wrong(opt, value, "not a number of bytes a second");
 		return 0;
+	case O_RESUME:
+		o->resume = 1;
+		return 0;
+	case O_UUID:
+		o->have_uuid = 1;
+		if (uuid_parse(value, o->uuid) != 0)
+			return wrong(opt, value, "not a UUID");
+		return 0;
 	case O_REPRODUCIBLE:
 		o->reproducible = 1;
 		return 0;
@@ -347,8 +355,8 @@ check_words(const struct options *o, const char *verb, unsigned seen)
 			snap_warnx("--%s: not for %s", options[i].name, verb);
 			return SNAP_ESYS;
 		}
-	if (o->rate != 0 && o->percent < 0) {
-		snap_warnx("--rate: only with --postcopy");
+	if (o->rate != 0 && o->percent < 0 && !o->resume) {
+		snap_warnx("--rate: only with --postcopy or --resume");
 		return SNAP_ESYS;
 	}
 	for (i = 0; verbs[i].verb != o->verb; i++)

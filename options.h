@@ -31,6 +31,9 @@ struct options {
 	uint32_t unit_pages;
 	int reproducible;
 	int percent;		/* --postcopy; -1: precopy */
+	int resume;
+	int have_uuid;		/* --uuid */
+	uint8_t uuid[16];
 	uint64_t rate;		/* bytes a second; 0: no limit */
 	int json, trace;
 };

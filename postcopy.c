@@ -18,6 +18,10 @@
  *	RUNNING	 the guest runs
  *	ENDING	 the stream has ended, the destination has the last word: SHUT
  *
+ * When the server dies while RUNNING, the destination pauses, and another one can
+ * take it up (--resume): it asks for the bitmap of the pages that are there,
+ * block by block, says RESUME, and is RUNNING at once.
+ *
  * Three queues, served in this order:
  *
  *	asked	 pages the guest waits for: a ring of small reads
@@ -67,6 +71,9 @@ enum {
 	LOADED = 0x51534e50	/* value of the PING behind the devices */
 };
 
+/* Behind a bitmap on the return path: RAMBLOCK_RECV_BITMAP_ENDING in migration/ram.c. */
+#define BITMAP_END	UINT64_C(0x0123456789abcdef)
+
 /* A bit for each host page; memory follows what is set. */
 struct marks {
 	uint8_t **chunk;
@@ -111,6 +118,7 @@ struct server {
 	struct marks sent;	/* gone out, or going */
 	struct marks asked;	/* in the queue of requests, or further */
 	struct marks pushed;	/* queued for the push; large host pages only */
+	struct marks had;	/* there before a resume */
 	uint64_t nsent;		/* host pages */
 
 	struct lane urgent, push;
@@ -471,7 +479,8 @@ add_neighbours(struct server *p, struct batch *b)
 	for (slot = first; slot < end; slot++) {
 		if ((err = image_slot(p->im, slot, &page, &crc)) != 0)
 			return err;
-		if (page == asked || !image_at_hand(p->im, page) || p->host[block_index(p, ram_map_find(p->ram, page))] > 1)
+		if (page == asked || !image_at_hand(p->im, page) ||
+		    p->host[block_index(p, ram_map_find(p->ram, page))] > 1)
 			continue;
 		h = host_of(p, page);
 		if (!marked(&p->sent, h) && !marked(&p->asked, h) &&
@@ -527,6 +536,7 @@ push_next(struct server *p, struct batch *b)
 		if (b->n > 0 && !image_at_hand(p->im, page))
 			return 0;	/* P6 */
 		h = host_of(p, page);
+		p->stored_sent += (uint64_t)marked(&p->had, h);
 		if (marked(&p->sent, h) || marked(&p->asked, h))
 			continue;
 		slot = p->slot;
@@ -926,27 +936,32 @@ begin(struct server *p)
 	return send_bytes(p->im, &p->out, SEC_ITERABLES, UINT64_MAX);
 }
 
-/* The stream has ended; only the destination knows whether all is well. */
+/* Wait for a message of a type; others are of no interest. */
 static int
-last_word(struct server *p)
+await(struct server *p, enum rp_type type, struct rp_msg *m)
 {
-	struct rp_msg m;
 	int r;
 
 	for (;;) {
-		while ((r = rp_next(&p->rp, &m)) == 1) {
-			if (m.type != RP_SHUT)
-				continue;
-			if (m.value == 0)
+		while ((r = rp_next(&p->rp, m)) == 1) {
+			if (m->type == type)
 				return 0;
-			snap_warnx("the destination reports a failure (%u)",
-			    (unsigned)m.value);
-			return SNAP_ESYS;
+			if (m->type == RP_SHUT) {
+				snap_warnx("the destination gave up (%u)",
+				    (unsigned)m->value);
+				return SNAP_ESYS;
+			}
+			if (m->type == RP_RECV_BITMAP)
+				break;
+		}
+		if (r == 1) {
+			snap_warnx("return path: bitmap that was not asked for");
+			return SNAP_EDATA;
 		}
 		if (r < 0)
 			return r;
 		if (p->rp.eof) {
-			snap_warnx("the destination went away without its last word");
+			snap_warnx("the destination closed the return path");
 			return SNAP_ESYS;
 		}
 		stream_waits(p->rp.fd, -1);
@@ -955,11 +970,86 @@ last_word(struct server *p)
 	}
 }
 
+/* n bytes of the bitmap of block k, for pages from first on: mark what is there. */
+static int
+take_bits(struct server *p, size_t k, const uint8_t *bits, size_t n, uint64_t first)
+{
+	const struct ram_block *b = &p->ram->blk[k];
+	uint64_t pages = b->len / p->ram->page_size, i, h;
+	int err;
+
+	for (i = first; i < first + n * 8 && i < pages; i++) {
+		if (i % p->host[k] != 0 || !(bits[(i - first) / 8] >> i % 8 & 1))
+			continue;
+		h = p->host_first[k] + i / p->host[k];
+		if ((err = mark(&p->sent, h)) != 0 || (err = mark(&p->had, h)) != 0)
+			return err;
+		p->nsent++;
+	}
+	return 0;
+}
+
+/* Ask what there is of block k.  One at a time, lest both sides wait to write. */
+static int
+ask_bitmap(struct server *p, size_t k)
+{
+	const struct ram_block *b = &p->ram->blk[k];
+	uint64_t pages = b->len / p->ram->page_size, size = (pages + 63) / 64 * 8, done;
+	uint8_t buf[4096], name[256];
+	struct rp_msg m;
+	size_t n = strlen(b->id);
+	int err;
+
+	name[0] = (uint8_t)n;
+	memcpy(name + 1, b->id, n);
+	if ((err = out_command(&p->out, CMD_RECV_BITMAP, name, n + 1)) != 0 ||
+	    (err = out_flush(&p->out)) != 0 ||
+	    (err = await(p, RP_RECV_BITMAP, &m)) != 0 ||
+	    (err = rp_take(&p->rp, buf, 8)) != 0)
+		return err;
+	if (m.blk != b || get_be64(buf) != size) {
+		snap_warnx("return path: block %s is not the one of this image", b->id);
+		return SNAP_EDATA;
+	}
+	for (done = 0; done < size; done += n) {
+		n = size - done < sizeof buf ? (size_t)(size - done) : sizeof buf;
+		if ((err = rp_take(&p->rp, buf, n)) != 0 ||
+		    (err = take_bits(p, k, buf, n, done * 8)) != 0)
+			return err;
+	}
+	if ((err = rp_take(&p->rp, buf, 8)) != 0)
+		return err;
+	if (get_be64(buf) != BITMAP_END) {
+		snap_warnx("return path: bitmap does not end where it should");
+		return SNAP_EDATA;
+	}
+	return 0;
+}
+
+/* Take up a paused destination. */
+static int
+resume(struct server *p)
+{
+	struct rp_msg m;
+	size_t k;
+	int err;
+
+	for (k = 0; k < p->ram->nblk; k++)
+		if ((err = ask_bitmap(p, k)) != 0)
+			return err;
+	if ((err = out_command(&p->out, CMD_POSTCOPY_RESUME, NULL, 0)) != 0 ||
+	    (err = out_flush(&p->out)) != 0)
+		return err;
+	p->running = 1;
+	return await(p, RP_RESUME_ACK, &m);
+}
+
 /* The end of the section and of the stream, when all has been sent. */
 static int
 finish(struct server *p)
 {
 	static const uint8_t end_of_file = 0;
+	struct rp_msg m;
 	int err;
 
 	/* What was forgotten would be zero in the guest, and nobody would notice. */
@@ -974,14 +1064,22 @@ finish(struct server *p)
 	while ((err = out_flush(&p->out)) == 1)
 		if ((err = look_around(p, 0)) != 0 || (err = take_messages(p)) != 0)
 			return err;
-	return err != 0 ? err : last_word(p);
+	if (err != 0 || (err = await(p, RP_SHUT, &m)) != 0)
+		return err;
+	/* The stream has ended; only the destination knows whether all is well. */
+	if (m.value != 0) {
+		snap_warnx("the destination reports a failure (%u)", (unsigned)m.value);
+		return SNAP_ESYS;
+	}
+	return 0;
 }
 
+/* Up to RUN, with the first pages if --postcopy=PERCENT wants them. */
 static int
-serve(struct server *p)
+start(struct server *p)
 {
 	uint64_t stored = image_footer(p->im)->stored;
-	int flags = fcntl(STDOUT_FILENO, F_GETFL), err;
+	int err;
 
 	stored = stored / 100 * (unsigned)p->opt->percent +
 	    stored % 100 * (unsigned)p->opt->percent / 100;
@@ -990,7 +1088,15 @@ serve(struct server *p)
 	if (stored > 0 && ((err = out_begin(&p->out, SECTION_PART)) != 0 ||
 	    (err = pump(p, stored)) != 0 || (err = out_end(&p->out)) != 0))
 		return err;
-	if ((err = switch_over(p)) != 0)
+	return switch_over(p);
+}
+
+static int
+serve(struct server *p)
+{
+	int flags = fcntl(STDOUT_FILENO, F_GETFL), err;
+
+	if ((err = p->opt->resume ? resume(p) : start(p)) != 0)
 		return err;
 	p->serving = 1;
 	if ((err = out_begin(&p->out, SECTION_PART)) != 0)
@@ -1016,7 +1122,7 @@ server_init(struct server *p)
 	if ((err = find_host_pages(p)) != 0)
 		return err;
 	if (marks_init(&p->sent, p->nhost) != 0 || marks_init(&p->asked, p->nhost) != 0 ||
-	    marks_init(&p->pushed, p->nhost) != 0) {
+	    marks_init(&p->pushed, p->nhost) != 0 || marks_init(&p->had, p->nhost) != 0) {
 		snap_warn(ENOMEM, "postcopy");
 		return SNAP_ESYS;
 	}
@@ -1030,6 +1136,7 @@ int
 load_postcopy(struct image *im, const struct options *o)
 {
 	struct server *p = calloc(1, sizeof *p);
+	char uuid[37];
 	int err;
 
 	if (p == NULL) {
@@ -1040,6 +1147,9 @@ load_postcopy(struct image *im, const struct options *o)
 	p->im = im;
 	p->opt = o;
 	p->ram = image_ram(im);
+	/* QEMU cannot tell: who has to resume this will want to know. */
+	uuid_format(uuid, image_footer(im)->uuid);
+	snap_warnx("%s: UUID %s", image_path(im), uuid);
 	if ((err = server_init(p)) != 0)
 		stream_reject(STDOUT_FILENO);
 	else
@@ -1054,6 +1164,7 @@ load_postcopy(struct image *im, const struct options *o)
 	marks_free(&p->sent, p->nhost);
 	marks_free(&p->asked, p->nhost);
 	marks_free(&p->pushed, p->nhost);
+	marks_free(&p->had, p->nhost);
 	free(p->host);
 	free(p->host_first);
 	free(p);

@@ -13,12 +13,14 @@
  * then hangs its guest for ever.  So whatever goes wrong is said at once, the
  * temporary file is removed, and the stream is read on: as long as it parses,
  * up to the end of the RAM, where closing it makes QEMU say "failed" and the
- * guest live; where framing is lost, up to its end.
+ * guest live; where framing is lost, up to its end.  Against
+ * sudden death a guard stands by (guard.c).
  */
 #include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "guard.h"
 #include "image.h"
 #include "options.h"
 #include "snap.h"
@@ -30,6 +32,7 @@ struct save {
 	struct image_writer *image;	/* NULL: given up */
 	int status;			/* 0, or why it was given up */
 	int sealed, answered;
+	struct guard guard;
 };
 
 static volatile sig_atomic_t got_signal;
@@ -163,6 +166,9 @@ store(struct save *s)
 
 	while ((r = stream_next(s->in, &it)) == 1) {
 		check_signal(s);
+		/* Behind the RAM, QEMU of all versions bears to lose its reader. */
+		if (it.kind == ITEM_TAIL)
+			guard_dismiss(&s->guard);
 		if (s->image != NULL && (err = put_item(s, &it)) != 0)
 			give_up(s, err);
 		if (s->image == NULL && it.kind == ITEM_TAIL)
@@ -188,6 +194,8 @@ run_save(const struct options *o)
 		snap_warnx("save: the stream comes on stdin, which is a terminal");
 		return SNAP_ESYS;
 	}
+	if (guard_start(&s.guard, STDIN_FILENO))
+		return 0;
 	catch_signals();
 	opt.unit_pages = o->unit_pages;
 	opt.cluster_size = o->cluster_size;
@@ -202,6 +210,7 @@ run_save(const struct options *o)
 		snap_warnx("stream: out of memory");
 		give_up(&s, SNAP_ESYS);
 		stream_drain(STDIN_FILENO);
+		guard_dismiss(&s.guard);
 		return s.status;
 	}
 	stream_on_signal(s.in, check_signal, &s);
@@ -214,6 +223,7 @@ run_save(const struct options *o)
 		snap_warnx("%s: %llu page records came", o->file[0],
 		    (unsigned long long)stream_records(s.in));
 	answer(&s);
+	guard_dismiss(&s.guard);
 	image_free(s.image);
 	stream_close(s.in);
 	return s.status;

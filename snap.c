@@ -27,6 +27,7 @@ static const char usage[] =
 "       --reproducible           UUID from the content, no time\n"
 "load:  -p, --postcopy[=PERCENT] run the guest when PERCENT (0) are loaded\n"
 "       --rate=BYTES             limit of the background push, a second\n"
+"       --resume [--uuid=UUID]   take up a postcopy that was paused\n"
 "both:  -S, --page-size=SIZE     target page, where the stream does not tell\n"
 "       -t, --trace              say what was done\n"
 "and check:\n"
@@ -42,7 +43,9 @@ static const char usage[] =
 "  migrate \"exec:exec qemu-snap save vm.snap\"\n"
 "and to revert, in a QEMU started with -incoming defer:\n"
 "  migrate_set_capability postcopy-ram on\n"
-"  migrate_incoming \"exec:exec qemu-snap --postcopy load vm.snap\"\n";
+"  migrate_incoming \"exec:exec qemu-snap --postcopy load vm.snap\"\n"
+"and if that is paused, because the page server died or met a bad page:\n"
+"  migrate_recover \"exec:exec qemu-snap --resume load vm.snap\"\n";
 
 /* A file opened later must never become our stdin, stdout or stderr. */
 static void

@@ -1401,6 +1401,31 @@ rp_read(struct rp_in *r)
 	return 0;
 }
 
+int
+rp_take(struct rp_in *r, void *buf, size_t n)
+{
+	uint8_t *p = buf;
+	size_t k;
+
+	while (n > 0) {
+		if (r->pos == r->len) {
+			stream_waits(r->fd, -1);
+			if (rp_read(r) != 0)
+				return SNAP_ESYS;
+			if (r->eof) {
+				snap_warnx("return path: ends too early");
+				return SNAP_ESYS;
+			}
+		}
+		k = r->len - r->pos < n ? r->len - r->pos : n;
+		memcpy(p, r->buf + r->pos, k);
+		r->pos += k;
+		p += k;
+		n -= k;
+	}
+	return 0;
+}
+
 static int
 bad_message(const char *what)
 {
@@ -1451,6 +1476,13 @@ rp_next(struct rp_in *r, struct rp_msg *m)
 		return 1;
 	case RP_SWITCHOVER_ACK:
 		return len == 0 ? 1 : bad_message("message of wrong length");
+	case RP_RECV_BITMAP:
+		if (len < 2 || len != 1 + (size_t)p[0])
+			return bad_message("message of wrong length");
+		memcpy(name, p + 1, p[0]);
+		name[p[0]] = '\0';
+		m->blk = ram_map_named(r->ram, name);
+		return m->blk != NULL ? 1 : bad_message("bitmap of an unknown block");
 	case RP_REQ_PAGES:
 		if (len != 12)
 			return bad_message("message of wrong length");

@@ -111,7 +111,9 @@ enum {
 	CMD_POSTCOPY_LISTEN = 4,
 	CMD_POSTCOPY_RUN = 5,
 	CMD_POSTCOPY_RAM_DISCARD = 6,
-	CMD_PACKAGED = 7
+	CMD_PACKAGED = 7,
+	CMD_POSTCOPY_RESUME = 9,
+	CMD_RECV_BITMAP = 10
 };
 
 enum {
@@ -160,6 +162,7 @@ enum rp_type {
 	RP_PONG = 2,
 	RP_REQ_PAGES_ID = 3,
 	RP_REQ_PAGES = 4,
+	RP_RECV_BITMAP = 5,	/* raw bytes follow it: rp_take() */
 	RP_RESUME_ACK = 6,
 	RP_SWITCHOVER_ACK = 7
 };
@@ -167,7 +170,7 @@ enum rp_type {
 struct rp_msg {
 	enum rp_type type;
 	uint32_t value;			/* SHUT, PONG, RESUME_ACK */
-	const struct ram_block *blk;	/* REQ_PAGES, REQ_PAGES_ID */
+	const struct ram_block *blk;	/* REQ_PAGES, REQ_PAGES_ID, RECV_BITMAP */
 	uint64_t start, len;		/* bytes in the block; within it */
 };
 
@@ -184,6 +187,8 @@ void rp_init(struct rp_in *r, int fd, const struct ram_map *ram);
 /* Read what is there, waiting if there is nothing.  0 or SNAP_ESYS; end of
  * input sets r->eof. */
 int rp_read(struct rp_in *r);
+/* n bytes that are no message, waiting for them.  0, or SNAP_ESYS, reported. */
+int rp_take(struct rp_in *r, void *buf, size_t n);
 /* 1 a message is in *m, 0 none complete yet, SNAP_EDATA a bad one, reported. */
 int rp_next(struct rp_in *r, struct rp_msg *m);
 

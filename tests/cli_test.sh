@@ -35,14 +35,15 @@ test_wrong_words() {
 	refused "--postcopy=101: not a percentage from 0 to 100" --postcopy=101 load x
 	refused "--postcopy=: not a percentage from 0 to 100" --postcopy= load x
 	refused "--image-size=0: not a size" -s 0 save x
-	refused "--rate: only with --postcopy" --rate=1M load x
+	refused "--uuid=12: not a UUID" --uuid=12 load x
+	refused "--resume: not for save" --resume save x
+	refused "--rate: only with --postcopy or --resume" --rate=1M load x
 	refused "--trace: not for info" -t info x
 	refused "--rate=0: not a number of bytes a second" --rate=0 load x
 	refused "--json=1: takes no value" info --json=1 x
 	refused "--postcopy: not for save" --postcopy save x
 	refused "--image-size: not for load" -s 1M load x
 	refused "--compress: not in this version" --compress=zstd save x
-	refused "--resume: not in this version" --resume load x
 	refused "--base: not in this version" --base=y save x
 	refused "--record: not in this version" --record load x
 	refused "--host-page-size: not in this version" --host-page-size=2M load x

@@ -326,6 +326,39 @@ test_a_signal_gives_up_but_drains() {
 	assertEquals "err pipe s" "$(echo *)"
 }
 
+# SIGKILL leaves no time for a drain: the guard does it, in spite of what was sent to the group.
+test_the_guard_drains_when_the_saver_is_killed() {
+	mk s --block=a:3000 --json=1000 --devices=2
+	mkfifo pipe
+	"$SNAP" save i <pipe 2>err &
+	pid=$!
+	exec 3>pipe
+	head -c 1000000 s >&3
+	wait_for 10 sh -c 'ls i.part.* >/dev/null 2>&1'
+	kill -9 $pid
+	wait $pid 2>/dev/null
+	tail -c +1000001 s >&3
+	assertEquals "the source was not cut off" 0 $?
+	exec 3>&-
+	wait_for 10 test -s err
+	assertEquals "qemu-snap: save: killed: there is no image, whatever QEMU says; the stream is drained" \
+		"$(cat err)"
+	assertFalse "no image" "[ -e i ]"
+	run_on s "$SNAP" save i
+	assertContains "$(cat err)" "a dead save left it"
+	assertEquals "err i out pipe s" "$(echo *)"
+}
+
+# A guard that outlived its saver would keep the source from seeing the closed pipe.
+test_no_guard_stays() {
+	mk s --block=a:300
+	save i s
+	"$SNAP" save i <s
+	cat s | "$SNAP" save i
+	cat s | "$SNAP" -s 4K save j 2>err
+	assertEquals "" "$(ps -A -o args | grep "^$SNAP.* save [ij]$")"
+}
+
 # A source that waits for its answer does not close the stream before: neither side may wait for
 # the other, whatever is wrong.
 asks() {

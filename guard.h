@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * guard.h -- a process that reads on when the saver is killed.
+ */
+#ifndef GUARD_H
+#define GUARD_H
+
+#include <sys/types.h>
+
+struct guard {
+	int fd;		/* the guard waits at its other end; -1: there is no guard */
+	pid_t pid;
+};
+
+/*
+ * Start a guard over the stream that comes from fd, if that is a pipe or a
+ * socket.  MUST be called before threads are started and files opened.  Returns
+ * 1 in the guard, when its work is done: nothing is left to do but to end.
+ * Where no process is to be had there is no guard.
+ */
+int guard_start(struct guard *g, int fd);
+/* The stream may be left now: send the guard home, and wait until it has gone. */
+void guard_dismiss(struct guard *g);
+
+#endif
