@@ -39,6 +39,12 @@ enum {
 	SEC_LABEL = 22
 };
 
+/* Incompatible features that have a name; none is known to this version. */
+enum {
+	FEATURE_ANCESTORS = 1,
+	FEATURE_CODEC = 2
+};
+
 /* Footer flags. */
 enum {
 	IMAGE_ENDED = 1,	/* the stream ended its RAM: an ordinary migration */

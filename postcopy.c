@@ -928,7 +928,9 @@ begin(struct server *p)
 		sizes |= (uint64_t)p->host[k] * p->ram->page_size;
 	put_be64(advise, sizes);
 	put_be64(advise + 8, p->ram->page_size);
+	/* Flushed: QEMU waits for ever for a first byte. */
 	if ((err = send_bytes(p->im, &p->out, SEC_PREAMBLE, UINT64_MAX)) != 0 ||
+	    (err = out_flush(&p->out)) != 0 ||
 	    (err = out_command(&p->out, CMD_OPEN_RETURN_PATH, NULL, 0)) != 0 ||
 	    (err = out_command(&p->out, CMD_POSTCOPY_ADVISE, advise, sizeof advise)) != 0 ||
 	    (err = send_bytes(p->im, &p->out, SEC_PROLOGUE, UINT64_MAX)) != 0)

@@ -857,8 +857,10 @@ open_parts(struct image *im, int io_flags)
 	if ((why = header_decode(buf, &im->head)) != NULL)
 		return bad(im, 0, why);
 	if (im->head.incompat != 0) {
-		snap_warnx("%s: needs features this version does not know: 0x%llx",
-		    im->path, (unsigned long long)im->head.incompat);
+		snap_warnx("%s: needs features this version does not know: 0x%llx%s%s",
+		    im->path, (unsigned long long)im->head.incompat,
+		    im->head.incompat & FEATURE_ANCESTORS ? " (a base image)" : "",
+		    im->head.incompat & FEATURE_CODEC ? " (compression)" : "");
 		return SNAP_EDATA;
 	}
 	if ((err = read_at(im, buf, FOOTER_SIZE, len - FOOTER_SIZE)) != 0)

@@ -115,7 +115,7 @@ test_a_destination_gets_a_byte_whatever_comes() {
 		f.seek(4096)
 		f.write(b"damaged")
 	END
-	for mode in "" --postcopy --postcopy=50; do
+	for mode in "" --postcopy --postcopy=50 "--postcopy=50 --aio=threads,0" --aio=threads,0; do
 		# shellcheck disable=SC2086
 		sleep 2 | "$SNAP" $mode load i 2>err | wc -c >count
 		assertTrue "$mode" "[ $(cat count) -gt 0 ]"

@@ -102,6 +102,7 @@ def poke(at, value, part):
 KINDS = {
     # header
     'head-incompat': (head(16, 'Q', 1 << 40), 'features this version does not know: 0x10000000000'),
+    'head-incompat-named': (head(16, 'Q', 3), '0x3 (a base image) (compression)'),
     'head-page-size-0': (head(32, 'I', 0), 'impossible page size'),
     'head-page-size-odd': (head(32, 'I', 1025), 'impossible page size'),
     'head-page-size-huge': (head(32, 'I', 1 << 31), 'impossible page size'),
