@@ -16,7 +16,7 @@ OBJ = snap.o options.o message.o save.o guard.o load.o postcopy.o info.o check.o
 	stream.o image.o reader.o layout.o table.o crc32c.o aio_pthreads.o
 HDR = snap.h options.h stream.h image.h layout.h table.h crc32c.h aio.h \
 	bytes.h postcopy.h guard.h
-TOOLS = tests/tools/mkstream tests/tools/rpclient
+TOOLS = tests/tools/mkstream tests/tools/rpclient tests/tools/ringtest
 
 all: qemu-snap
 
@@ -35,6 +35,10 @@ tests/tools/mkstream: tests/tools/mkstream.c bytes.h
 
 tests/tools/rpclient: tests/tools/rpclient.c bytes.h
 	$(CC) $(STD) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -I. -o $@ tests/tools/rpclient.c
+
+tests/tools/ringtest: tests/tools/ringtest.c aio_pthreads.o aio.h
+	$(CC) $(STD) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -I. -o $@ tests/tools/ringtest.c \
+	    aio_pthreads.o -lpthread $(LDLIBS)
 
 # Installs what the tests need, where that can be done, and runs them.
 check:

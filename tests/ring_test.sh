@@ -1,0 +1,20 @@
+#!/bin/sh
+# The ring of requests (aio.h) for itself: order, errors, wake-ups, for any number of workers and any
+# depth, the serial twin among them.
+
+. "$(dirname "$0")/lib.sh"
+
+setUp() { enter; }
+tearDown() { leave; }
+
+test_ring() {
+	for workers in 0 1 2 4 16; do
+		for depth in 1 2 9 64; do
+			: >file
+			run "$TOOLS/ringtest" $workers $depth $((workers + depth)) file
+			assertEquals "$workers workers, depth $depth: $(cat err)" 0 "$status"
+		done
+	done
+}
+
+. "$shunit"
