@@ -853,7 +853,6 @@ make_uuid(struct image_writer *w)
 		put_le64(w->foot.uuid + 8, d.b);
 	} else {
 		random_bytes(w->foot.uuid, sizeof w->foot.uuid);
-		w->foot.time = (uint64_t)time(NULL);
 	}
 	w->foot.uuid[6] = (uint8_t)((w->foot.uuid[6] & 15) |
 	    (w->opt.reproducible ? 0x80 : 0x40));
@@ -866,6 +865,22 @@ static void
 said_stale(const char *name)
 {
 	snap_warnx("%s: removed, a dead save left it", name);
+}
+
+/* Not what is not ours: a slip of the hand must not cost a disk. */
+static int
+may_replace(const char *path)
+{
+	uint8_t buf[HEADER_MAGIC];
+	uint64_t len;
+	int fd, ok;
+
+	if (io_open(path, 0, 0, &fd) != 0)
+		return 1;	/* not there, or not a file: io_create_part() will see */
+	ok = io_size(fd, &len) == 0 && (len == 0 || (len >= sizeof buf &&
+	    io_pread(fd, buf, sizeof buf, 0) == 0 && header_is_image(buf)));
+	io_close(fd);
+	return ok;
 }
 
 struct image_writer *
@@ -883,6 +898,11 @@ image_create(const char *path, const struct image_options *opt)
 	strcpy(w->path, path);
 	w->opt = *opt;
 	w->fd = w->data_fd = -1;
+	if (!may_replace(path)) {
+		snap_warnx("%s: is there and is not a qemu-snap image: not replaced", path);
+		image_free(w);
+		return NULL;
+	}
 	io_sweep_parts(path, said_stale);
 	err = io_create_part(path, &w->tmp, &w->fd);
 	if (err == EEXIST)
@@ -972,6 +992,8 @@ image_begin(struct image_writer *w, const struct ram_map *ram)
 	header_encode(head, &w->head);
 	w->foot.header_crc = w->head.crc;
 	w->foot.npages = ram->npages;
+	/* The moment that a background snapshot shows is just over. */
+	w->foot.time = w->opt.reproducible ? 0 : (uint64_t)time(NULL);
 	w->per_batch = w->opt.cluster_size / ram->page_size;
 	if (w->per_batch > ITEMS_MAX)
 		w->per_batch = ITEMS_MAX;

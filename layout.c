@@ -15,7 +15,7 @@ static const char header_magic[] = "qemu-snap image\n";
 static const char footer_magic[] = "qemu-snap footer";
 
 enum {
-	MAGIC = 16,
+	MAGIC = HEADER_MAGIC,
 	CRC_AT = 4092,		/* last word of header and footer */
 	SECTION_AT = 112,
 	SECTION_SIZE = 32
@@ -51,10 +51,16 @@ power_between(uint32_t v, uint32_t min, uint32_t max)
 	return v >= min && v <= max && (v & (v - 1)) == 0;
 }
 
+int
+header_is_image(const uint8_t *buf)
+{
+	return memcmp(buf, header_magic, MAGIC) == 0;
+}
+
 const char *
 header_decode(const uint8_t *buf, struct image_header *h)
 {
-	if (memcmp(buf, header_magic, MAGIC) != 0)
+	if (!header_is_image(buf))
 		return "not a qemu-snap image";
 	h->crc = get_le32(buf + CRC_AT);
 	if (h->crc != crc32c(0, buf, CRC_AT))

@@ -12,6 +12,7 @@
 
 enum {
 	HEADER_SIZE = 4096,
+	HEADER_MAGIC = 16,
 	FOOTER_SIZE = 4096,
 	SECTIONS_MAX = 120,
 	UNIT_PAGES_MAX = 256,
@@ -83,6 +84,8 @@ struct image_footer {
 
 /* Fill HEADER_SIZE bytes; sets h->crc. */
 void header_encode(uint8_t *buf, struct image_header *h);
+/* Do the first HEADER_MAGIC bytes of a file say that it is an image? */
+int header_is_image(const uint8_t *buf);
 /* NULL, or what is wrong. */
 const char *header_decode(const uint8_t *buf, struct image_header *h);
 /* Fill FOOTER_SIZE bytes. */

@@ -347,7 +347,8 @@ check_words(const struct options *o, const char *verb, unsigned seen)
 		return SNAP_ESYS;
 	}
 	if (o->verb == VERB_UNKNOWN) {
-		snap_warnx("%s: no such verb; --help tells more", verb);
+		snap_warnx("%s: no such verb: it is save, load, info or check, and comes "
+		    "before the image", verb);
 		return SNAP_ESYS;
 	}
 	for (i = 0; i < NOPTIONS; i++)

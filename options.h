@@ -44,6 +44,13 @@ struct options {
  */
 int options_parse(struct options *o, int argc, char **argv);
 
+/*
+ * Read the stream on stdin up to where it may be left, and store nothing: what a
+ * source is owed, whatever was wrong with the command line.  A source that waits
+ * for an answer is told of a failure.
+ */
+void refuse_stream(void);
+
 /* What a verb returns: 0, or SNAP_E* after a message. */
 int run_save(const struct options *o);
 int run_load(const struct options *o);

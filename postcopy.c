@@ -1151,7 +1151,8 @@ load_postcopy(struct image *im, const struct options *o)
 	p->ram = image_ram(im);
 	/* QEMU cannot tell: who has to resume this will want to know. */
 	uuid_format(uuid, image_footer(im)->uuid);
-	snap_warnx("%s: UUID %s", image_path(im), uuid);
+	snap_warnx("%s: %s in postcopy, UUID %s", image_path(im),
+	    o->resume ? "resumed" : "served", uuid);
 	if ((err = server_init(p)) != 0)
 		stream_reject(STDOUT_FILENO);
 	else

@@ -26,6 +26,8 @@
 #include "snap.h"
 #include "stream.h"
 
+enum { FIRST_BYTES_MS = 3000 };	/* QEMU sends its header at once */
+
 struct save {
 	const struct options *opt;
 	struct stream_in *in;
@@ -66,6 +68,8 @@ give_up(struct save *s, int status)
 		s->status = status;
 	image_free(s->image);
 	s->image = NULL;
+	if (s->in != NULL)
+		stream_quiet(s->in);	/* one message for one cause */
 }
 
 static void
@@ -182,6 +186,24 @@ store(struct save *s)
 	}
 }
 
+void
+refuse_stream(void)
+{
+	struct save s;
+
+	memset(&s, 0, sizeof s);
+	s.guard.fd = -1;
+	s.status = SNAP_ESYS;
+	if ((s.in = stream_open(STDIN_FILENO, 0)) == NULL) {
+		stream_drain(STDIN_FILENO);
+		return;
+	}
+	stream_quiet(s.in);
+	store(&s);
+	answer(&s);
+	stream_close(s.in);
+}
+
 int
 run_save(const struct options *o)
 {
@@ -189,6 +211,7 @@ run_save(const struct options *o)
 	struct save s;
 
 	memset(&s, 0, sizeof s);
+	s.guard.fd = -1;
 	s.opt = o;
 	if (isatty(STDIN_FILENO)) {
 		snap_warnx("save: the stream comes on stdin, which is a terminal");
@@ -213,7 +236,11 @@ run_save(const struct options *o)
 		guard_dismiss(&s.guard);
 		return s.status;
 	}
+	if (s.image == NULL)
+		stream_quiet(s.in);
 	stream_on_signal(s.in, check_signal, &s);
+	if (!stream_waits(STDIN_FILENO, FIRST_BYTES_MS))
+		snap_warnx("save: nothing has come yet; in migrate_incoming the verb is load");
 	store(&s);
 	if (s.image != NULL &&
 	    (s.status = image_commit(s.image, stream_split(s.in))) == 0 && o->unsafe)

@@ -40,7 +40,8 @@ static const char usage[] =
 "\n"
 "In QEMU's monitor:\n"
 "  migrate_set_capability background-snapshot on\n"
-"  migrate \"exec:exec qemu-snap save vm.snap\"\n"
+"  migrate_set_parameter max-bandwidth 100G\n"
+"  migrate -d \"exec:exec qemu-snap save vm.snap\"\n"
 "and to revert, in a QEMU started with -incoming defer:\n"
 "  migrate_set_capability postcopy-ram on\n"
 "  migrate_incoming \"exec:exec qemu-snap --postcopy load vm.snap\"\n"
@@ -81,16 +82,13 @@ set_signals(void)
 
 /*
  * Before a command line that cannot be carried out is given up.  A source whose
- * reader goes away may hang its guest for ever, so the stream is read to its
- * end; the answer comes first, as a source that waits for one does not end
- * before.  A destination waits for ever for a first byte.  With no verb to tell
+ * reader goes away may hang its guest for ever, so its stream is read as far as
+ * must be.  A destination waits for ever for a first byte.  With no verb to tell
  * them apart, a source is known by its sending something at once.
  */
 static void
 part_in_peace(enum verb verb)
 {
-	int is_source = verb == VERB_SAVE;
-
 	if (verb == VERB_LOAD)
 		stream_reject(STDOUT_FILENO);
 	if (verb == VERB_LOAD || verb == VERB_INFO || verb == VERB_CHECK ||
@@ -99,11 +97,9 @@ part_in_peace(enum verb verb)
 	signal(SIGHUP, SIG_IGN);
 	signal(SIGINT, SIG_IGN);
 	signal(SIGTERM, SIG_IGN);
-	if (is_source || stream_waits(STDIN_FILENO, FIRST_BYTES_MS))
-		stream_send_shut(STDOUT_FILENO, 1);
-	else
+	if (verb != VERB_SAVE && !stream_waits(STDIN_FILENO, FIRST_BYTES_MS))
 		stream_reject(STDOUT_FILENO);
-	stream_drain(STDIN_FILENO);
+	refuse_stream();
 }
 
 int

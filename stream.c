@@ -104,7 +104,7 @@ struct candidate {
 struct stream_in {
 	int fd;
 	enum state state;
-	int refused, refusal_told;
+	int refused, refusal_told, quiet;
 	void (*on_signal)(void *);
 	void *on_signal_arg;
 
@@ -144,7 +144,7 @@ complain(struct stream_in *s, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(msg, sizeof msg, fmt, ap);
 	va_end(ap);
-	if (s->refused == 0)
+	if (s->refused == 0 && !s->quiet)
 		snap_warnx("stream offset %llu: %s",
 		    (unsigned long long)(s->base + s->pos), msg);
 	s->refused = SNAP_EDATA;
@@ -186,8 +186,9 @@ fill(struct stream_in *s, size_t max)
 			continue;
 		}
 		if (errno != EINTR) {
-			snap_warn(errno, "stream offset %llu: read",
-			    (unsigned long long)(s->base + s->len));
+			if (!s->quiet)
+				snap_warn(errno, "stream offset %llu: read",
+				    (unsigned long long)(s->base + s->len));
 			return SNAP_ESYS;
 		}
 		if (s->on_signal != NULL)
@@ -1082,6 +1083,12 @@ stream_on_signal(struct stream_in *s, void (*fn)(void *), void *arg)
 {
 	s->on_signal = fn;
 	s->on_signal_arg = arg;
+}
+
+void
+stream_quiet(struct stream_in *s)
+{
+	s->quiet = 1;
 }
 
 int

@@ -66,6 +66,8 @@ struct stream_in *stream_open(int fd, uint32_t page_size);
 void stream_close(struct stream_in *s);
 /* Call fn(arg) whenever a signal interrupts a read. */
 void stream_on_signal(struct stream_in *s, void (*fn)(void *), void *arg);
+/* Whatever is wrong with the stream from now on is not worth a message. */
+void stream_quiet(struct stream_in *s);
 /*
  * Fetch the next item: 1 it is in *it; 0 the end of a complete stream; < 0
  * framing is lost and was reported, or reading failed.

@@ -216,7 +216,7 @@ round() {
 		run "$TOOLS/rpclient" --dump --timeout=60 --requests=200 --burst=8 --repeat --before-run \
 			"$SNAP" "$@" $mode load i
 		unharmed 0
-		assertEquals "$mode: $(tail -n 1 out)" "" "$(grep -v "^qemu-snap: i: UUID " err)"
+		assertEquals "$mode: $(tail -n 1 out)" "" "$(grep -v "^qemu-snap: i: served in postcopy, UUID " err)"
 		grep -v -e ' zero$' -e '^pages ' out | sort >got
 		grep -v ' zero$' want | sort >stored
 		assertTrue "$mode: pages" "cmp stored got"

@@ -18,7 +18,7 @@ refused() {
 
 test_wrong_words() {
 	refused "no verb: save, load, info or check; --help tells more"
-	refused "frob: no such verb; --help tells more" frob x
+	refused "frob: no such verb: it is save, load, info or check, and comes before the image" frob x
 	refused "save: the name of the image is missing" save
 	refused "load: one argument too many: y" load x y
 	refused "--bogus: no such option" --bogus save x
@@ -124,6 +124,18 @@ told() {
 	"$SNAP" "$@" 2>err </dev/null | od -An -tx1 >bytes
 	assertEquals "$*" " ff ff ff ff" "$(cat bytes)"
 	assertTrue "a message" "[ -s err ]"
+}
+
+# What still parses is read to the end of the RAM exactly, and left there: so QEMU says `failed`.
+test_a_source_is_left_behind_its_ram() {
+	mk s --block=a:2000 --json=1000000
+	for words in "--bogus save x" "frobnicate x" "" "save"; do
+		# shellcheck disable=SC2086
+		(cat s && echo through >fed) 2>/dev/null | "$SNAP" $words >out 2>err
+		assertEquals "$words" 1 $?
+		assertFalse "$words: completed" "[ -e fed ]"
+		assertEquals "$words: one message" 1 "$(wc -l <err)"
+	done
 }
 
 test_a_destination_is_told() {

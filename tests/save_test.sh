@@ -219,14 +219,14 @@ test_background_snapshot_with_ignored_shared_memory() {
 test_a_cut_stream_is_refused() {
 	mk s --json=1000 --devices=3 --shuffle
 	n=$(size_of s)
-	echo old >i
+	printf 'qemu-snap image\nold\n' >i
 	for at in 0 1 7 8 9 100 2000 $((n / 3)) $((n / 2)) $((n - 20000)) $((n - 3000)) \
 	    $((n - 1001)) $((n - 900)) $((n - 2)) $((n - 1)); do
 		[ $at -ge 0 ] || continue
 		head -c $at s >cut
 		run_on cut "$SNAP" save i
 		assertEquals "cut at $at of $n: $(cat err)" 2 "$status"
-		assertEquals "cut at $at: old image" old "$(cat i)"
+		assertEquals "cut at $at: old image" old "$(tail -n 1 i)"
 	done
 	assertEquals "cut err i out s" "$(echo *)"
 }
@@ -234,13 +234,13 @@ test_a_cut_stream_is_refused() {
 test_limit_of_size() {
 	mk s --block=a:2000 --zero=0
 	save good s
-	echo old >i
+	printf 'qemu-snap image\nold\n' >i
 	n=$(size_of good)
 	for limit in 4K 100K 5M $((n - 1)) $((n - 4097)); do
 		run_on s "$SNAP" -s $limit save i
 		assertEquals "$limit" 1 "$status"
 		assertContains "$(cat err)" "--image-size"
-		assertEquals old "$(cat i)"
+		assertEquals old "$(tail -n 1 i)"
 	done
 	save i s -s "$n"
 	save i s --image-size=2T
@@ -259,6 +259,22 @@ test_what_is_no_file_is_refused() {
 	run_on s "$SNAP" save missing/i
 	expect 1 "qemu-snap: missing/i: cannot be created: No such file or directory"
 	assertEquals "d err l out p s" "$(echo *)"
+}
+
+# A slip of the hand must not cost a disk.
+test_what_is_no_image_is_not_replaced() {
+	mk s
+	echo notes >notes
+	for name in notes s; do
+		cksum $name >before
+		run_on s "$SNAP" save $name
+		expect 1 "qemu-snap: $name: is there and is not a qemu-snap image: not replaced"
+		assertEquals "$(cat before)" "$(cksum $name)"
+	done
+	: >empty
+	save empty s
+	run "$SNAP" check empty
+	assertEquals 0 "$status"
 }
 
 # Guest memory is secret.
@@ -377,12 +393,10 @@ exit 0" s "$SNAP" save i
 	mk t --kind=ordinary --return-path --json=0
 	asks "shut 0
 exit 0" t "$SNAP" save j
-	asks "shut 1
-exit 1" s "$SNAP" --bogus save i
-	asks "shut 1
-exit 1" s "$SNAP" frobnicate i
-	asks "shut 1
-exit 1" s "$SNAP"
+	for words in "--bogus save i" "frobnicate i" ""; do
+		# shellcheck disable=SC2086
+		assertContains "$words" "$(python3 "$TOOLS/source.py" s "$SNAP" $words 2>err)" "shut 1"
+	done
 	for bad in advise packaged wrong-footer; do
 		mk u --kind=ordinary --return-path --bad=$bad
 		asks "shut 1
@@ -443,7 +457,7 @@ import os, sys
 os.set_blocking(0, False)
 os.execv(sys.argv[1], sys.argv[1:])' "$SNAP" save i 2>err
 	assertEquals "$(cat err)" 0 $?
-	(sleep 0.3; cat s && echo through >fed) | python3 -c '
+	(sleep 0.3; head -c 300000 /dev/zero && echo through >fed) | python3 -c '
 import os, sys
 os.set_blocking(0, False)
 os.execv(sys.argv[1], sys.argv[1:])' "$SNAP" --bogus save i 2>err
