@@ -743,6 +743,13 @@ check_pages(struct image *im, unsigned *faults)
 		nodes_len += part_len(im->node_len[k]);
 	}
 	for (i = 0; i < im->nleaves; i++) {
+		k = (uint32_t)(i / NODE_LEAVES);
+		if (im->node_len[k] <= 1) {	/* there may be thousands of these */
+			count[im->node_len[k] == 1 ? PAGE_ZERO : PAGE_ABSENT] +=
+			    share_of(im->ram.npages, (uint64_t)NODE_LEAVES * LEAF_PAGES, k);
+			i += NODE_LEAVES - 1;
+			continue;
+		}
 		n = share_of(im->ram.npages, LEAF_PAGES, i);
 		leaf = NULL;
 		err = need_leaf(im, i, &granules, &leaf);

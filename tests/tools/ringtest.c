@@ -168,7 +168,8 @@ main(int argc, char **argv)
 		fail("came out of an empty ring", 0);
 	while (out < ROUNDS) {
 		/* A read is submitted when its write is back: there is no order among workers. */
-		if (in < ROUNDS && in - out < depth && (in % 4 != 2 || in - out < 2) && draw(3) > 0) {
+		if (in < ROUNDS && in - out < depth && (in % 4 != 2 || in - out < 2) &&
+		    draw(3) > 0) {
 			submit(a, &item[in % depth], in, fd);
 			in++;
 		} else if (in > out) {
