@@ -16,6 +16,7 @@ OBJ = snap.o options.o message.o save.o guard.o load.o postcopy.o info.o check.o
 	stream.o image.o reader.o layout.o table.o crc32c.o aio_pthreads.o
 HDR = snap.h options.h stream.h image.h layout.h table.h crc32c.h aio.h \
 	bytes.h postcopy.h guard.h
+FAULT = tests/tools/qemu-snap-fault
 TOOLS = tests/tools/mkstream tests/tools/rpclient tests/tools/ringtest
 
 all: qemu-snap
@@ -40,6 +41,11 @@ tests/tools/ringtest: tests/tools/ringtest.c aio_pthreads.o aio.h
 	$(CC) $(STD) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -I. -o $@ tests/tools/ringtest.c \
 	    aio_pthreads.o -lpthread $(LDLIBS)
 
+# The program with the seam for faults in it; gcc and clang know -include.
+$(FAULT): $(OBJ) $(HDR) tests/tools/fault.c tests/tools/fault.h
+	$(CC) $(STD) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -include tests/tools/fault.h -o $@ \
+	    $(OBJ:.o=.c) tests/tools/fault.c -lpthread $(LDLIBS)
+
 # Installs what the tests need, where that can be done, and runs them.
 check:
 	sh tests/setup check
@@ -47,8 +53,10 @@ check:
 	sh tests/run
 
 # Large guests, long runs.
-check-long: check
+check-long: check $(FAULT)
 	sh tests/matrix
+	sh tests/matrix-faults
+	LONG=1 sh tests/run tests/fault_long.sh
 
 demo:
 	sh tests/setup demo
@@ -68,6 +76,6 @@ uninstall:
 	rm -f $(DESTDIR)$(BINDIR)/qemu-snap $(DESTDIR)$(MANDIR)/man1/qemu-snap.1
 
 clean:
-	rm -f qemu-snap $(OBJ) $(TOOLS)
+	rm -f qemu-snap $(OBJ) $(TOOLS) $(FAULT)
 
 .PHONY: all tools check check-long demo install uninstall clean

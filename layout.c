@@ -303,7 +303,7 @@ ram_map_decode(const uint8_t *buf, size_t len, uint32_t page_size,
 	if (ram->nblk == 0 || ram->nblk > len / 18)
 		return bad;
 	if ((ram->blk = calloc(ram->nblk + 1, sizeof *ram->blk)) == NULL)
-		return "out of memory";
+		return NULL;
 	for (i = 0; i < ram->nblk; i++) {
 		struct ram_block *b = &ram->blk[i];
 

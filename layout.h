@@ -100,7 +100,8 @@ int uuid_parse(const char *s, uint8_t uuid[16]);
 const struct section *footer_section(const struct image_footer *f, uint32_t type);
 /* Encode ram into buf of RAM_MAP_MAX bytes; its length, 0: it does not fit. */
 size_t ram_map_encode(uint8_t *buf, const struct ram_map *ram);
-/* NULL, or what is wrong.  ram->blk is to be freed by the caller. */
+/* NULL, or what is wrong.  ram->blk is to be freed by the caller; it is NULL where
+ * there is no memory for it. */
 const char *ram_map_decode(const uint8_t *buf, size_t len, uint32_t page_size,
     struct ram_map *ram);
 

@@ -70,9 +70,7 @@ load_precopy(struct image *im, unsigned threads)
 	int err;
 
 	out_init(&out, STDOUT_FILENO, image_ram(im));
-	/* QEMU waits for ever for a first byte: whatever comes, it shall have some. */
-	if ((err = send_bytes(im, &out, SEC_PREAMBLE, UINT64_MAX)) != 0 ||
-	    (err = out_flush(&out)) != 0 ||
+	if ((err = send_preamble(im, &out)) != 0 ||
 	    (err = send_bytes(im, &out, SEC_PROLOGUE, UINT64_MAX)) != 0 ||
 	    (err = send_bytes(im, &out, SEC_ITERABLES, UINT64_MAX)) != 0 ||
 	    (err = out_begin(&out, SECTION_PART)) != 0 ||
@@ -130,7 +128,7 @@ run_load(const struct options *o)
 		image_close(im);
 		return err;
 	}
-	stream_reject(STDOUT_FILENO);
+	stream_reject(STDOUT_FILENO, o->resume);
 	image_close(im);
 	return err;
 }

@@ -158,6 +158,16 @@ send_bytes(struct image *im, struct stream_out *out, uint32_t type, uint64_t len
 	return 0;
 }
 
+int
+send_preamble(struct image *im, struct stream_out *out)
+{
+	int err = send_bytes(im, out, SEC_PREAMBLE, UINT64_MAX);
+
+	if (err != 0)
+		stream_reject(out->fd, 0);
+	return err != 0 ? err : out_flush(out);
+}
+
 /* ---- marks ---- */
 
 static int
@@ -339,7 +349,9 @@ lane_init(struct lane *l, struct image *im, unsigned threads, unsigned depth,
 		b->page = calloc(max, sizeof *b->page);
 		b->data = calloc(max, sizeof *b->data);
 		l->idle[l->nidle++] = b;
-		if (fetch_init(&b->f, im, max) != 0 || b->page == NULL || b->data == NULL)
+		if (fetch_init(&b->f, im, max) != 0)
+			return SNAP_ESYS;
+		if (b->page == NULL || b->data == NULL)
 			goto bad;
 		b->f.arg = b;
 	}
@@ -928,9 +940,7 @@ begin(struct server *p)
 		sizes |= (uint64_t)p->host[k] * p->ram->page_size;
 	put_be64(advise, sizes);
 	put_be64(advise + 8, p->ram->page_size);
-	/* Flushed: QEMU waits for ever for a first byte. */
-	if ((err = send_bytes(p->im, &p->out, SEC_PREAMBLE, UINT64_MAX)) != 0 ||
-	    (err = out_flush(&p->out)) != 0 ||
+	if ((err = send_preamble(p->im, &p->out)) != 0 ||
 	    (err = out_command(&p->out, CMD_OPEN_RETURN_PATH, NULL, 0)) != 0 ||
 	    (err = out_command(&p->out, CMD_POSTCOPY_ADVISE, advise, sizeof advise)) != 0 ||
 	    (err = send_bytes(p->im, &p->out, SEC_PROLOGUE, UINT64_MAX)) != 0)
@@ -1037,8 +1047,10 @@ resume(struct server *p)
 	int err;
 
 	for (k = 0; k < p->ram->nblk; k++)
-		if ((err = ask_bitmap(p, k)) != 0)
+		if ((err = ask_bitmap(p, k)) != 0) {
+			stream_reject(STDOUT_FILENO, 1);
 			return err;
+		}
 	if ((err = out_command(&p->out, CMD_POSTCOPY_RESUME, NULL, 0)) != 0 ||
 	    (err = out_flush(&p->out)) != 0)
 		return err;
@@ -1143,7 +1155,7 @@ load_postcopy(struct image *im, const struct options *o)
 
 	if (p == NULL) {
 		snap_warn(ENOMEM, "postcopy");
-		stream_reject(STDOUT_FILENO);
+		stream_reject(STDOUT_FILENO, o->resume);
 		return SNAP_ESYS;
 	}
 	p->im = im;
@@ -1154,7 +1166,7 @@ load_postcopy(struct image *im, const struct options *o)
 	snap_warnx("%s: %s in postcopy, UUID %s", image_path(im),
 	    o->resume ? "resumed" : "served", uuid);
 	if ((err = server_init(p)) != 0)
-		stream_reject(STDOUT_FILENO);
+		stream_reject(STDOUT_FILENO, o->resume);
 	else
 		err = serve(p);
 	if (o->trace)

@@ -21,4 +21,8 @@ int load_postcopy(struct image *im, const struct options *o);
  * stands for all of it. */
 int send_bytes(struct image *im, struct stream_out *out, uint32_t type, uint64_t len);
 
+/* Write the preamble at once: QEMU waits for a first byte for ever, so whatever
+ * comes, it gets some. */
+int send_preamble(struct image *im, struct stream_out *out);
+
 #endif

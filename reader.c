@@ -848,7 +848,7 @@ open_parts(struct image *im, int io_flags)
 	uint8_t buf[FOOTER_SIZE], *map;
 	const char *why;
 	uint64_t len;
-	size_t n;
+	size_t n = 0;
 	int err;
 
 	if ((err = io_size(im->fd, &len)) != 0) {
@@ -880,6 +880,8 @@ open_parts(struct image *im, int io_flags)
 	free(map);
 	if (why != NULL)
 		return bad(im, footer_section(&im->foot, SEC_RAM_MAP)->off, why);
+	if (im->ram.blk == NULL)
+		return no_memory(im);
 	unit_shape(&im->shape, im->head.unit_pages);
 	if ((err = check_numbers(im)) != 0 || (err = open_root(im)) != 0 ||
 	    (err = check_split(im)) != 0)

@@ -230,7 +230,8 @@ run_save(const struct options *o)
 	if ((s.image = image_create(o->file[0], &opt)) == NULL)
 		s.status = SNAP_ESYS;
 	if ((s.in = stream_open(STDIN_FILENO, o->page_size)) == NULL) {
-		snap_warnx("stream: out of memory");
+		if (s.status == 0)
+			snap_warnx("stream: out of memory");
 		give_up(&s, SNAP_ESYS);
 		stream_drain(STDIN_FILENO);
 		guard_dismiss(&s.guard);

@@ -87,10 +87,12 @@ set_signals(void)
  * them apart, a source is known by its sending something at once.
  */
 static void
-part_in_peace(enum verb verb)
+part_in_peace(const struct options *o)
 {
+	enum verb verb = o->verb;
+
 	if (verb == VERB_LOAD)
-		stream_reject(STDOUT_FILENO);
+		stream_reject(STDOUT_FILENO, o->resume);
 	if (verb == VERB_LOAD || verb == VERB_INFO || verb == VERB_CHECK ||
 	    !stream_is_pipe(STDIN_FILENO))
 		return;
@@ -98,7 +100,7 @@ part_in_peace(enum verb verb)
 	signal(SIGINT, SIG_IGN);
 	signal(SIGTERM, SIG_IGN);
 	if (verb != VERB_SAVE && !stream_waits(STDIN_FILENO, FIRST_BYTES_MS))
-		stream_reject(STDOUT_FILENO);
+		stream_reject(STDOUT_FILENO, o->resume);
 	refuse_stream();
 }
 
@@ -112,14 +114,14 @@ main(int argc, char **argv)
 	set_signals();
 	crc32c_init();
 	if ((err = options_parse(&o, argc, argv)) != 0) {
-		part_in_peace(o.verb);
+		part_in_peace(&o);
 		return -err;
 	}
 	if (o.help || o.version) {
 		fputs(o.help ? usage : "qemu-snap " SNAP_VERSION "\n", stdout);
 		err = close_stdout(0);
 		if (o.verb != VERB_NONE)
-			part_in_peace(o.verb);
+			part_in_peace(&o);
 		return -err;
 	}
 	switch (o.verb) {

@@ -1131,11 +1131,14 @@ stream_drain(int fd)
 }
 
 void
-stream_reject(int fd)
+stream_reject(int fd, int paused)
 {
-	static const uint8_t nonsense[4] = { 0xff, 0xff, 0xff, 0xff };
+	static const uint8_t msg[COMMAND_SIZE + 4] = {
+		VM_COMMAND, 0, CMD_POSTCOPY_RESUME, 0, 0, 0xff, 0xff, 0xff, 0xff
+	};
+	size_t skipped = paused ? 0 : COMMAND_SIZE;
 
-	if (stream_is_pipe(fd) && write(fd, nonsense, sizeof nonsense) < 0)
+	if (stream_is_pipe(fd) && write(fd, msg + skipped, sizeof msg - skipped) < 0)
 		return;		/* nobody is there to be told */
 }
 
@@ -1486,6 +1489,8 @@ rp_next(struct rp_in *r, struct rp_msg *m)
 	case RP_RECV_BITMAP:
 		if (len < 2 || len != 1 + (size_t)p[0])
 			return bad_message("message of wrong length");
+		if (memchr(p + 1, 0, p[0]) != NULL)
+			return bad_message("name with a NUL byte in it");
 		memcpy(name, p + 1, p[0]);
 		name[p[0]] = '\0';
 		m->blk = ram_map_named(r->ram, name);
@@ -1497,6 +1502,8 @@ rp_next(struct rp_in *r, struct rp_msg *m)
 	case RP_REQ_PAGES_ID:
 		if (len < 14 || len != 13 + (size_t)p[12])
 			return bad_message("message of wrong length");
+		if (memchr(p + 13, 0, p[12]) != NULL)
+			return bad_message("name with a NUL byte in it");
 		memcpy(name, p + 13, p[12]);
 		name[p[12]] = '\0';
 		return take_request(r, m, p, name);

@@ -27,9 +27,10 @@ void stream_drain(int fd);
  * bytes of a magic for ever.  What it gets is not one, and does not begin with
  * the type of an element either; above all not with that of the end, with which
  * a destination that waits for the rest of its pages would go on without them.
- * Does nothing if fd is no pipe.
+ * paused: it is known to wait for that; then RESUME comes first, as QEMU up to
+ * 8.1 crashes if a recovery fails before it.  Does nothing if fd is no pipe.
  */
-void stream_reject(int fd);
+void stream_reject(int fd, int paused);
 
 /* ---- reading a stream ---- */
 

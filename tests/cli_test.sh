@@ -150,6 +150,16 @@ test_a_destination_is_told() {
 	told --postcopy load missing
 }
 
+# QEMU up to 8.1 crashes if a recovery fails before RESUME: it comes first, whatever else is wrong.
+test_a_paused_destination_is_told() {
+	for words in "--resume load missing" "load --resume missing" "--bogus --resume load x" \
+	    "--resume load"; do
+		# shellcheck disable=SC2086
+		"$SNAP" $words 2>err </dev/null | od -An -tx1 >bytes
+		assertEquals "$words" " 08 00 09 00 00 ff ff ff ff" "$(cat bytes)"
+	done
+}
+
 test_load_writes_no_stream_into_a_file_that_waits_for_none() {
 	"$SNAP" load missing >file 2>err
 	assertEquals 1 $?

@@ -106,7 +106,7 @@ test_a_peer_that_goes_away() {
 	done
 	serve --stop-reading=300 --expect-exit=1 -- --postcopy load i
 	serve --no-shut --expect-exit=1 -- --postcopy load i
-	assertContains "$(cat err)" "qemu-snap: the destination went away without its last word"
+	assertContains "$(cat err)" "qemu-snap: the destination closed the return path"
 	serve --shut=1 --expect-exit=1 -- --postcopy load i
 	assertContains "$(cat err)" "qemu-snap: the destination reports a failure (1)"
 }

@@ -1,0 +1,379 @@
+#!/bin/sh
+# Whatever fails, whenever it fails: no hang, no crash, nothing wrong in an image or a stream, one
+# message; a save that fails leaves the older image, and its source drained. The program with the
+# seam (tools/fault.c) is run with the n-th call failing, n = 1, 2, 3 ... until nothing fails any
+# more, once and then from there on. Then the power is cut.
+#
+# FAULT is the program under test; LONG=1 for more power cuts.
+
+. "$(dirname "$0")/lib.sh"
+
+FAULT=${FAULT:-$TOOLS/qemu-snap-fault}
+LIMIT=30	# seconds: no run takes as long
+
+setUp() {
+	enter
+	: >complaints
+	SNAP_FAULT='' SNAP_FAULT_COUNT=$dir/count options='' runs=0
+	export SNAP_FAULT SNAP_FAULT_COUNT
+}
+tearDown() {
+	unset SNAP_FAULT SNAP_FAULT_COUNT
+	leave
+}
+
+# An assert for each of some thousand runs would take longer than the runs.
+complain() {
+	echo "$SNAP_FAULT $options: $*" >>complaints
+}
+
+content() {
+	assertEquals "$(wc -l <complaints) complaints in $runs runs" "" "$(head -n 12 complaints)"
+	[ "${V-}" ] && echo "$runs runs"
+	return 0
+}
+
+# Sets fired, or complains: then there was no orderly exit.
+read_count() {
+	fired=0
+	if [ -f count ]; then
+		read -r _ fired <count
+		rm count
+	else
+		complain "exit status $status: did not exit by itself"
+	fi
+}
+
+# each OPERATION CALL ERROR: the n-th CALL fails, then all from the n-th on do.
+each() {
+	for ever in '' +; do
+		n=1
+		while [ $n -le 500 ]; do
+			SNAP_FAULT=$2:$n$ever:$3
+			runs=$((runs + 1))
+			$1
+			[ "$fired" -gt 0 ] || break
+			n=$((n + 1))
+		done
+		[ "$status" -eq 0 ] || complain "nothing failed, but exit status $status: $(cat err)"
+		[ $n -gt 1 ] || complain "there was no such call"
+	done
+}
+
+# same OPERATION FAULT: this one makes no difference.
+same() {
+	SNAP_FAULT=$2
+	runs=$((runs + 1))
+	$1
+	[ "$status" -eq 0 ] || complain "exit status $status: $(cat err)"
+}
+
+# The messages in err that tell of a cause.
+causes() {
+	grep -v -e ': removed, a dead save left it$' -e '[:,] UUID [-0-9a-f]*$' \
+		-e ': no direct I/O here: ' err
+}
+
+# one_cause: a system call failed: status 1, and one message, with PATTERN in it.
+one_cause() {
+	[ "$status" -eq 1 ] || complain "exit status $status: $(cat err)"
+	[ "$(causes | wc -l)" -eq 1 ] || complain "not one message: $(cat err)"
+}
+
+no_cause() {
+	[ -z "$(causes)" ] || complain "exit status 0, but $(cat err)"
+}
+
+# ---- save ----
+
+# The stream of OPTIONS as two files, ram without the end of what comes behind the RAM; an older
+# image, and what the new one has to be.
+prepare_save() {
+	mk s --devices=1 --json=1000 "$@"
+	head -c $(($(size_of s) - 10000)) s >ram
+	tail -c 10000 s >tail
+	mk o --seed=99 --block=a:20
+	save old o --reproducible
+	save new s --reproducible --cluster-size=64K
+	run "$SNAP" check old new
+	assertEquals "$(cat err)" 0 "$status"
+	cp old i
+}
+
+op_save() {
+	rm -f fed
+	# shellcheck disable=SC2086
+	{ cat ram && : >fed; cat tail 2>/dev/null; } |
+		timeout $LIMIT "$FAULT" $options --reproducible --cluster-size=64K save i 2>err
+	status=$?
+	read_count
+	if [ $status -eq 0 ]; then
+		no_cause
+		cmp -s i new || complain "exit status 0 and a wrong image"
+		cp old i
+	else
+		one_cause
+		[ -f fed ] || complain "the source was cut off"
+		# The one failure that comes when the old image has gone.
+		if grep -q 'is in place, but its directory cannot be synced' err; then
+			cmp -s i new || complain "is in place, but is not"
+			cp old i
+		fi
+		cmp -s i old || complain "the older image is touched"
+	fi
+	for part in i.part.*; do
+		[ ! -e "$part" ] || complain "$part is left: $(rm -f i.part.*)"
+	done
+}
+
+test_save() {
+	prepare_save --block=a:70 --block=b:3
+	each op_save pwrite ENOSPC
+	each op_save pwrite EIO
+	each op_save pwrite EFBIG
+	each op_save fsync EIO
+	each op_save fsync ENOSPC
+	each op_save rename EACCES
+	each op_save open EMFILE
+	each op_save pthread_create EAGAIN
+	each op_save fork EAGAIN
+	each op_save pipe EMFILE
+	content
+}
+
+test_save_without_memory() {
+	prepare_save --block=a:70 --block=b:3
+	for call in malloc calloc realloc posix_memalign; do
+		each op_save $call ENOMEM
+	done
+	content
+}
+
+# Pages that turn zero late leave room in the middle: the last ones are moved there.
+test_save_that_moves_pages() {
+	prepare_save --kind=ordinary --passes=2 --late-zero=40 --zero=10 --block=a:70
+	each op_save pread EIO
+	each op_save pwrite ENOSPC
+	each op_save ftruncate EIO
+	each op_save fsync EIO
+	for call in calloc realloc; do
+		each op_save $call ENOMEM
+	done
+	content
+}
+
+test_save_without_threads_and_with_direct_io() {
+	prepare_save --kind=ordinary --passes=2 --late-zero=40 --zero=10 --block=a:70
+	options=--aio=threads,0
+	each op_save pwrite EIO
+	each op_save pread EIO
+	options=--cache=none
+	each op_save open EMFILE
+	each op_save pwrite EIO
+	content
+}
+
+test_save_with_slow_and_short_calls() {
+	for stream in "" "--kind=ordinary --passes=2 --late-zero=40"; do
+		# shellcheck disable=SC2086
+		prepare_save --zero=10 --block=a:70 $stream
+		same op_save pwrite:\*:short,pread:\*:short
+		same op_save pwrite:\*:delay:2000,pread:\*:delay:2000,fsync:\*:delay:20000
+		same op_save pwrite:\*:short,pwrite:\*:delay:300,malloc:\*:delay:100
+		for n in 1 2 3 4 5 6; do
+			same op_save pwrite:$n:short
+			same op_save pwrite:$n:EINTR,pread:$n:EINTR
+			same op_save pwrite:$n:delay:30000
+		done
+	done
+	content
+}
+
+# A dead save's file that cannot be opened or removed is no reason not to save.
+test_save_beside_a_stale_file() {
+	prepare_save --block=a:30
+	for fault in unlink:1:EACCES unlink:1+:EACCES open:2:EMFILE open:2:EACCES; do
+		echo stale >i.part.1-0
+		SNAP_FAULT=$fault
+		run_on s "$FAULT" --reproducible --cluster-size=64K save i
+		assertEquals "$fault: $(cat err)" 0 "$status"
+		assertTrue "$fault" "cmp i new"
+		assertEquals "$fault" "i.part.1-0" "$(echo i.part.*)"
+	done
+}
+
+# ---- load, info, check ----
+
+prepare_load() {
+	mk s --devices=1 --json=1000 --block=a:300 --block=b:3
+	save i s --cluster-size=64K
+	"$SNAP" load i >good
+}
+
+# What came out of a load that failed: something; the beginning of what should, or four bytes that
+# are no stream.
+a_beginning() {
+	[ -s l ] || complain "not a single byte came out"
+	if ! head -c "$(size_of l)" good | cmp -s - l; then
+		[ "$(od -An -tx1 l)" = " ff ff ff ff" ] || complain "a wrong stream came out"
+	fi
+}
+
+op_load() {
+	# shellcheck disable=SC2086
+	{ timeout $LIMIT "$FAULT" $options load i 2>err; echo $? >status; } | cat >l
+	read -r status <status
+	read_count
+	if [ "$status" -eq 0 ]; then
+		no_cause
+		cmp -s l good || complain "exit status 0 and a wrong stream"
+	else
+		one_cause
+		a_beginning
+	fi
+}
+
+test_load() {
+	prepare_load
+	each op_load pread EIO
+	each op_load open EMFILE
+	each op_load pthread_create EAGAIN
+	for call in malloc calloc posix_memalign; do
+		each op_load $call ENOMEM
+	done
+	options=--aio=threads,0
+	each op_load pread EIO
+	options=--cache=none
+	each op_load open EINVAL
+	options=
+	same op_load pread:\*:short
+	same op_load pread:\*:delay:2000
+	same op_load pread:1:EINTR,pread:5:EINTR,pread:9:EINTR
+	content
+}
+
+# out is good, byte for byte, or the program failed and claims nothing.
+op_out() {
+	# shellcheck disable=SC2086
+	timeout $LIMIT "$FAULT" $options i >out 2>err
+	status=$?
+	read_count
+	if [ "$status" -eq 0 ]; then
+		no_cause
+		cmp -s out good || complain "exit status 0, but $(cat out)"
+	else
+		one_cause
+		[ ! -s out ] || complain "exit status $status, but $(cat out)"
+	fi
+}
+
+test_check_and_info() {
+	prepare_load
+	for options in check info "info --json"; do
+		# shellcheck disable=SC2086
+		"$SNAP" $options i >good
+		each op_out pread EIO
+		each op_out open EMFILE
+		for call in malloc calloc; do
+			each op_out $call ENOMEM
+		done
+		same op_out pread:\*:short
+	done
+	options=check
+	"$SNAP" check i >good
+	each op_out posix_memalign ENOMEM
+	each op_out pthread_create EAGAIN
+	content
+}
+
+# ---- postcopy ----
+
+# The client does not know beforehand how the program will end: if it was content but for the exit
+# status 0, it is asked again.
+op_postcopy() {
+	want_exit=1
+	for try in 1 2 3 4 5; do
+		# shellcheck disable=SC2086
+		"$TOOLS/rpclient" --seed=2 --requests=30 --burst=3 --repeat --before-run --dump \
+			--timeout=$LIMIT --expect-exit=$want_exit \
+			"$FAULT" $options load i >out 2>err
+		judged=$?
+		status=$(sed -n 's/^pages .* exit //p' out)
+		status=${status:-99}
+		grep '^rpclient: ' err >judgement
+		case $want_exit$judged$(cat judgement) in
+		"11rpclient: the command's exit status is 0") want_exit=0 ;;
+		"01rpclient: stream offset "*": the command died or closed its output early") want_exit=1 ;;
+		*) break ;;
+		esac
+		rm -f count
+	done
+	read_count
+	[ $judged -eq 0 ] || complain "rpclient: $(cat err)"
+	grep -v -e '^pages ' -e ' zero$' out | sort >got
+	if [ "$status" -eq 0 ]; then
+		no_cause
+		cmp -s got want || complain "exit status 0 and wrong pages"
+	else
+		one_cause
+		[ -z "$(comm -23 got want)" ] || complain "a wrong page came out"
+	fi
+}
+
+prepare_postcopy() {
+	mk s --devices=1 --json=1000 --block=a:300 --block=b:3 --shuffle
+	save i s --cluster-size=64K
+	pages_of <s | grep -v ' zero$' | sort >want
+}
+
+test_postcopy() {
+	prepare_postcopy
+	options=--postcopy
+	each op_postcopy pread EIO
+	each op_postcopy open EMFILE
+	each op_postcopy pipe EMFILE
+	each op_postcopy pthread_create EAGAIN
+	options=--postcopy=50
+	each op_postcopy pread EIO
+	options="--postcopy --aio=threads,0"
+	each op_postcopy pread EIO
+	options=--postcopy
+	same op_postcopy pread:\*:short
+	same op_postcopy pread:\*:delay:2000
+	same op_postcopy pread:3:EINTR,pread:9:EINTR,pread:14:EINTR
+	content
+}
+
+test_postcopy_without_memory() {
+	prepare_postcopy
+	options=--postcopy
+	for call in malloc calloc posix_memalign; do
+		each op_postcopy $call ENOMEM
+	done
+	content
+}
+
+# ---- the power cut ----
+
+# cuts RUNS STREAM-OPTIONS [-- OPTION...]: no third outcome.
+cuts() {
+	cuts_runs=$1 cuts_stream=$2
+	shift 2
+	# shellcheck disable=SC2086
+	mk s $cuts_stream
+	run python3 "$TOOLS/powercut.py" --runs="$cuts_runs" --seed="$cuts_runs" "$FAULT" s old \
+		--reproducible --cluster-size=64K "$@"
+	assertEquals "$cuts_stream: $(cat out err)" 0 "$status"
+	[ "${V-}" ] && cat out
+	return 0
+}
+
+test_power_cuts() {
+	mk o --seed=99 --block=a:20 --json=1000
+	save old o
+	cuts ${LONG:+11}90 "--block=a:40 --block=b:3 --json=70000 --devices=2"
+	cuts ${LONG:+10}80 "--kind=ordinary --passes=2 --late-zero=40 --zero=0 --block=a:60 --json=1000"
+	cuts ${LONG:+3}30 "--block=a:20 --json=0 --devices=1" --cache=none --aio=threads,1
+}
+
+. "$shunit"

@@ -1,0 +1,187 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-2-Clause
+"""Make the first inputs of the fuzzers.
+
+usage: seeds.py DIR [CAPTURE...]    writes DIR/stream/*, DIR/image/*, DIR/return/*
+
+SNAP in the environment is the program; mkstream is to be built. A CAPTURE is a stream of QEMU's: its
+head, its first pages and its tail become one more stream.
+"""
+
+import os
+import struct
+import subprocess
+import sys
+
+FUZZ = os.path.dirname(os.path.abspath(__file__))
+TOP = os.path.dirname(os.path.dirname(FUZZ))
+TOOLS = os.path.join(TOP, 'tests', 'tools')
+MKSTREAM = os.path.join(TOOLS, 'mkstream')
+SNAP = os.environ.get('SNAP', os.path.join(TOP, 'qemu-snap'))
+
+SMALL = ['--page-size=1024', '--page-bits', '--json=300', '--devices=3']
+PAGES = SMALL + ['--block=pc.ram:12', '--block=m:3', '--section=5']
+
+STREAMS = {
+    'plain': PAGES,
+    'ordinary': PAGES + ['--kind=ordinary', '--passes=2', '--late-zero=20', '--late-data=20'],
+    'return': PAGES + ['--kind=ordinary', '--return-path', '--switchover'],
+    'shared': PAGES + ['--kind=ordinary', '--ignore-shared', '--uuid'],
+    'shared-background': PAGES + ['--ignore-shared'],
+    'early': PAGES + ['--early', '--uuid'],
+    'iterables': PAGES + ['--kind=ordinary', '--iterable=dirty-bitmap', '--iterable=htab',
+                          '--iterable=stattrib'],
+    'background-iterables': PAGES + ['--iterable=dirty-bitmap'],
+    'no-json': PAGES + ['--json=0'],
+    'untold': ['--block=a:2', '--json=300', '--devices=2'],
+    'other-pages': ['--block=a:1', '--json=300', '--devices=2', '--json-page-size=8192'],
+    'large-pages': ['--page-size=16384', '--page-bits', '--block=a:2', '--json=300', '--devices=1'],
+    'shuffled': PAGES + ['--shuffle', '--zerodata=20', '--absent=20'],
+    'cut': PAGES + ['--cut=9000'],
+}
+BAD = ('magic version no-config no-footer mapped-ram unknown-cap unknown-section vfio ram-version '
+       'ram-twice block-twice block-sum block-odd block-empty-name block-nul advise early-unknown '
+       'no-block xbzrle compress multifd hook unknown-flag fill unknown-block outside wrong-footer '
+       'unknown-element part-unknown packaged unknown-command eof-early').split()
+
+# Of which images are made: options of mkstream, and of save.
+IMAGES = {
+    'tiny': (SMALL + ['--block=m:2'], ['--unit-pages=2']),
+    'units': (SMALL + ['--block=a:9', '--block=b:2', '--shuffle'], ['--unit-pages=4']),
+    'single': (SMALL + ['--block=a:5', '--zero=40'], ['--unit-pages=1']),
+    'shared': (SMALL + ['--block=a:5', '--kind=ordinary', '--ignore-shared'], ['--unit-pages=2']),
+    'iterables': (SMALL + ['--block=a:4', '--kind=ordinary', '--iterable=dirty-bitmap'], []),
+    'zero': (SMALL + ['--block=a:4', '--zero=100'], []),
+    'absent': (SMALL + ['--block=a:4', '--absent=100', '--zero=0'], []),
+    'gap': (['--page-size=8192', '--page-bits', '--block=a:2', '--json=0', '--devices=1'], []),
+    'zero-leaves': (SMALL + ['--block=a:16400', '--zero=100'], []),
+    'large-unit': (SMALL + ['--block=a:60', '--zero=0'], ['--unit-pages=256']),
+}
+
+
+def run(argv, data=b''):
+    return subprocess.run(argv, input=data, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          check=True).stdout
+
+
+def write(path, data):
+    with open(path, 'wb') as f:
+        f.write(data)
+
+
+def name(text):
+    return bytes([len(text)]) + text
+
+
+def wide_stream(blocks, pages):
+    """One with more RAM than any machine has, of which a few pages come."""
+    word, ram, footer = struct.Struct('>Q').pack, struct.pack('>I', 1), b'\x7e'
+    total = sum(length for _, length in blocks)
+    s = (b'QEVM' + struct.pack('>I', 3) + b'\x07' + struct.pack('>I', 4) + b'none' + b'\x05' +
+         name(b'configuration/target-page-bits') + struct.pack('>II', 1, 10) +
+         b'\x01' + ram + name(b'ram') + struct.pack('>II', 0, 4) + word(total | 4))
+    for block, length in blocks:
+        s += name(block) + word(length)
+    s += word(0x10) + footer + ram + b'\x02' + ram
+    for block, offset, byte in pages:
+        s += word(offset | (8 if byte else 2)) + name(block) + (bytes([byte]) * 1024 or b'')
+        if not byte:
+            s = s[:-1024] + b'\0'
+    return (s + word(0x10) + footer + ram + b'\x04\0\0\0\x07' + name(b'd') +
+            struct.pack('>II', 0, 1) + b'\1\2\3\4' + footer + b'\0\0\0\x07\0')
+
+
+NODE = 8192 * 16384 * 1024      # bytes of RAM that a node tells about
+WIDE = {
+    'nodes': ([(b'm', 2 * NODE + 8193 * 1024)],
+              [(b'm', 0, 1), (b'm', 8191 * 1024, 2), (b'm', 8192 * 1024, 0), (b'm', NODE - 1024, 3),
+               (b'm', 2 * NODE + 8192 * 1024, 4)]),
+    'leaves': ([(b'a', 20000 * 1024), (b'b', 1024)],
+               [(b'a', i * 1024, 1) for i in range(8180, 8200)] +
+               [(b'a', i * 1024, 0) for i in range(8, 40)] + [(b'b', 0, 5)]),
+    'blocks': ([(b'block%d' % i, 1024 * (1 + i * i)) for i in range(40)],
+               [(b'block%d' % i, 1024 * (i * i // 2), i % 3) for i in range(40)]),
+}
+
+
+def messages():
+    """Messages of a return path, by name."""
+    def message(kind, data):
+        return struct.pack('>HH', kind, len(data)) + data
+
+    def ask(start, length, block=None):
+        data = struct.pack('>QI', start, length)
+        return message(4, data) if block is None else message(3, data + name(block))
+
+    def bitmap(block, pages):
+        size = (pages + 63) // 64 * 8
+        return (message(5, name(block)) + struct.pack('>Q', size) + b'\xa5' * size +
+                struct.pack('>Q', 0x0123456789abcdef))
+
+    word = struct.Struct('>I').pack
+    shut, pong = message(1, word(0)), message(2, word(0x51534e50))
+    return {
+        'answers': pong + message(7, b'') + message(6, word(1)) + shut,
+        'requests': ask(0, 4096, b'pc.ram') + ask(8192, 4096) + ask(4096, 8192) + ask(0, 4096, b'm') +
+        pong + ask(1 << 39, 65536, b'0000:00:02.0/vga.vram') + ask(0, 4096, b'n' * 255) + shut,
+        'bitmaps': bitmap(b'pc.ram', 32) + bitmap(b'm', 1) + bitmap(b'n' * 255, 3) +
+        message(6, word(1)) + ask(0, 4096, b'm') + shut,
+        'outside': ask(4096, 4096, b'm'),
+        'unknown-block': ask(0, 4096, b'x'),
+        'too-early': ask(0, 4096),
+        'serve': pong + ask(0, 4096, b'a') + ask(8192, 4096) + ask(4096, 12288) + shut,
+        'serve-bitmaps': bitmap(b'a', 24) + bitmap(b'b', 8) + message(6, word(1)) +
+        ask(4096, 4096, b'a') + pong + shut,
+        'many': ask(0, 4096, b'pc.ram') + ask(4096, 4096) * 300 + shut,
+    }
+
+
+def head_of(capture):
+    """Head, first pages and tail of a real stream: the seam is well-formed by luck only."""
+    with open(capture, 'rb') as f:
+        data = f.read()
+    tail = data.rfind(b'\x7e', 0, max(data.rfind(b'{"'), 0))
+    return data[:48 << 10] + data[max(tail - 4096, 0):]
+
+
+def main():
+    base = os.path.abspath(sys.argv[1])
+    captures = [os.path.abspath(p) for p in sys.argv[2:]]
+    for kind in ('stream', 'image', 'return'):
+        os.makedirs(os.path.join(base, kind), exist_ok=True)
+    os.chdir(base)
+    for key, options in STREAMS.items():
+        data = run([MKSTREAM] + options)
+        # In one piece, and in many.
+        write('stream/' + key, b'\0' + data)
+        write('stream/pieces-' + key, b'\x18' + data)
+    for kind in BAD:
+        write('stream/bad-' + kind, b'\x08' + run([MKSTREAM, '--bad=' + kind] + PAGES))
+    tiny = run([sys.executable, os.path.join(TOOLS, 'tinystream.py')])
+    wide = {key: wide_stream(*args) for key, args in WIDE.items()}
+    for key, data in list(wide.items()) + [('tiny', tiny)]:
+        write('stream/' + key, b'\x08' + data)
+    many = wide_stream([(b'%d' % i, 1024) for i in range(2000)], [])
+    write('stream/too-many-blocks', b'\0' + many[:39000])
+    at = tiny.index(b'\x01\0\0\0\x01\x03ram')
+    write('stream/too-many-handlers', b'\0' + tiny[:at] + b''.join(
+        b'\x01' + struct.pack('>I', 9 + i) + name(b'dirty-bitmap') + bytes(8) + b'\x01\x7e' +
+        struct.pack('>I', 9 + i) for i in range(16)) + tiny[at:])
+    for path in captures:
+        write('stream/' + os.path.basename(path), b'\0' + head_of(path))
+    for key, data in messages().items():
+        write('return/' + key, b'\0' + data)
+
+    def save(image, data, options):
+        run([SNAP, '--reproducible'] + options + ['save', image], data)
+
+    for key, (of, options) in IMAGES.items():
+        save('image/' + key, run([MKSTREAM] + of), options)
+    for key, data in wide.items():
+        save('image/' + key, data, ['--unit-pages=2'])
+    save('image/example', tiny, ['--unit-pages=2'])
+    os.chdir('image')
+    run([sys.executable, os.path.join(TOOLS, 'badimage.py'), 'example'])
+
+
+main()
