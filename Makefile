@@ -49,14 +49,15 @@ $(FAULT): $(OBJ) $(HDR) tests/tools/fault.c tests/tools/fault.h
 # Installs what the tests need, where that can be done, and runs them.
 check:
 	sh tests/setup check
-	$(MAKE) all tools
+	$(MAKE) all tools $(FAULT)
 	sh tests/run
 
 # Large guests, long runs.
-check-long: check $(FAULT)
+check-long: check
 	sh tests/matrix
 	sh tests/matrix-faults
-	LONG=1 sh tests/run tests/fault_long.sh
+	sh tests/sanitize
+	LONG=1 sh tests/run tests/fault_test.sh
 
 demo:
 	sh tests/setup demo

@@ -75,6 +75,12 @@ void *io_alloc(size_t len);
  */
 int io_create_part(const char *path, char **tmp, int *fd);
 /*
+ * Give the file at path a second name, like that of a temporary file, by which it
+ * stays when another takes its first one; *kept is that name, to be freed by the
+ * caller.  ENOENT: there is none; other errors where a file system knows no links.
+ */
+int io_keep(const char *path, char **kept);
+/*
  * Remove temporary files that dead savers of path left.  said() is called with
  * the name of each one removed.
  */

@@ -50,7 +50,8 @@ typedef char off_t_must_have_64_bits[sizeof(off_t) >= 8 ? 1 : -1];
 
 enum {
 	IO_ALIGN = 4096,	/* of memory for direct I/O */
-	PART_TRIES = 100	/* names tried for a temporary file */
+	PART_TRIES = 100,	/* names tried for a temporary file */
+	PART_SUFFIX = 48	/* room for what is added to a name */
 };
 
 struct aio {
@@ -308,10 +309,17 @@ lock_file(int fd)
 	return fcntl(fd, F_SETLK, &fl) == 0 ? 0 : errno;
 }
 
+/* The i-th name for a temporary file of ours for path; there is room for it in tmp. */
+static void
+part_name(char *tmp, size_t size, const char *path, unsigned i)
+{
+	snprintf(tmp, size, "%s.part.%ld-%u", path, (long)getpid(), i);
+}
+
 int
 io_create_part(const char *path, char **tmp, int *fd)
 {
-	size_t size = strlen(path) + 48;
+	size_t size = strlen(path) + PART_SUFFIX;
 	struct stat st;
 	unsigned i;
 	int err;
@@ -325,7 +333,7 @@ io_create_part(const char *path, char **tmp, int *fd)
 	if ((*tmp = malloc(size)) == NULL)
 		return ENOMEM;
 	for (i = 0; i < PART_TRIES; i++) {
-		snprintf(*tmp, size, "%s.part.%ld-%u", path, (long)getpid(), i);
+		part_name(*tmp, size, path, i);
 		*fd = open(*tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 		if (*fd < 0) {
 			if (errno == EEXIST)
@@ -348,6 +356,26 @@ io_create_part(const char *path, char **tmp, int *fd)
 		err = EBUSY;
 	free(*tmp);
 	*tmp = NULL;
+	return err;
+}
+
+int
+io_keep(const char *path, char **kept)
+{
+	size_t size = strlen(path) + PART_SUFFIX;
+	unsigned i;
+	int err = EEXIST;
+
+	if ((*kept = malloc(size)) == NULL)
+		return ENOMEM;
+	for (i = 0; i < PART_TRIES && err == EEXIST; i++) {
+		part_name(*kept, size, path, i);
+		err = link(path, *kept) == 0 ? 0 : errno;
+	}
+	if (err != 0) {
+		free(*kept);
+		*kept = NULL;
+	}
 	return err;
 }
 

@@ -1101,6 +1101,37 @@ image_hold(struct image_writer *w, uint64_t more)
 	return sync_file(w);
 }
 
+/*
+ * The file takes its name, for good or not at all: the older image stays at hand
+ * until the directory has been synced.
+ */
+static int
+take_name(struct image_writer *w)
+{
+	const char *what = "its name cannot be made durable; what was there before stays";
+	char *old = NULL;
+	int err, kept = w->opt.unsafe ? 0 : io_keep(w->path, &old);
+
+	err = kept == ENOMEM ? ENOMEM : io_rename(w->tmp, w->path);
+	if (err != 0)
+		fail_sys(w, err, "cannot take its name, whatever QEMU says");
+	else {
+		free(w->tmp);
+		w->tmp = NULL;
+		if (!w->opt.unsafe && (err = io_syncdir(w->path)) != 0) {
+			if ((kept == 0 && io_rename(old, w->path) != 0) ||
+			    (kept == ENOENT && io_unlink(w->path) != 0) ||
+			    (kept != 0 && kept != ENOENT))
+				what = "is in place, but its name may be lost with the power";
+			fail_sys(w, err, what);
+		}
+	}
+	if (old != NULL)
+		io_unlink(old);
+	free(old);
+	return w->failed;
+}
+
 int
 image_commit(struct image_writer *w, uint64_t split)
 {
@@ -1121,14 +1152,7 @@ image_commit(struct image_writer *w, uint64_t split)
 		return fail_write(w, err, w->foot.file_len);
 	if (sync_file(w) != 0)
 		return w->failed;
-	if ((err = io_rename(w->tmp, w->path)) != 0)
-		return fail_sys(w, err, "cannot take its name, whatever QEMU says");
-	free(w->tmp);
-	w->tmp = NULL;
-	if (!w->opt.unsafe && (err = io_syncdir(w->path)) != 0)
-		return fail_sys(w, err, "is in place, but its directory cannot be synced: "
-		    "a power loss may lose it");
-	return 0;
+	return take_name(w);
 }
 
 void

@@ -88,8 +88,8 @@ int image_read(struct image *im, const struct section *s, uint64_t off, void *bu
     size_t len);
 /* Verify all sections that have a checksum of their own.  faults: as in a scan. */
 int image_check_sections(struct image *im, unsigned *faults);
-/* Print "FILE: block B offset N: what" for a page. */
-void image_bad_page(const struct image *im, uint64_t page, const char *what);
+/* Print "FILE: block B offset N: what" for a page; of many faults, only the first ones. */
+void image_bad_page(struct image *im, uint64_t page, const char *what);
 /* Verify every byte that a scan does not reach, and that all parts agree; *faults
  * grows by the faults found and printed.  0, or SNAP_ESYS. */
 int image_check_tables(struct image *im, unsigned *faults);

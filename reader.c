@@ -10,7 +10,8 @@
  *     the section it must lie in.
  * R2  A page table entry and the slot it leads to must name each other.
  * R3  Memory follows what is touched, and the size of the file, never a number
- *     that the file merely claims.
+ *     that the file merely claims.  Leaves that overlap would make it a multiple
+ *     of the file: those held are never longer together than their table.
  */
 #include "image.h"
 
@@ -21,7 +22,10 @@
 #include "bytes.h"
 #include "crc32c.h"
 
-enum { UNIT_CACHE = 64 };	/* unit leaves kept: 4 MiB */
+enum {
+	UNIT_CACHE = 64,	/* unit leaves kept: 4 MiB */
+	TOLD_MAX = 100		/* faults of which the place is printed */
+};
 
 /* A node in memory: where each of its leaves lies, and those that were read. */
 struct node {
@@ -47,13 +51,26 @@ struct image {
 	uint64_t *node_at;	/* offset of each node, 0: see node_len */
 	uint16_t *node_len;
 	struct node **node;
+	uint64_t held;		/* bytes in the file of the page leaves in memory */
 	struct unit_leaf unit[UNIT_CACHE];
+	unsigned told;		/* faults of which the place was printed */
 };
 
+/* Is this fault to be printed?  A rotten disk must not fill another one with logs. */
 static int
-bad(const struct image *im, uint64_t off, const char *what)
+tell(struct image *im)
 {
-	snap_warnx("%s: offset %llu: %s", im->path, (unsigned long long)off, what);
+	if (im->told == TOLD_MAX)
+		snap_warnx("%s: more faults: from here on they are only counted", im->path);
+	im->told += im->told <= TOLD_MAX;
+	return im->told <= TOLD_MAX;
+}
+
+static int
+bad(struct image *im, uint64_t off, const char *what)
+{
+	if (tell(im))
+		snap_warnx("%s: offset %llu: %s", im->path, (unsigned long long)off, what);
 	return SNAP_EDATA;
 }
 
@@ -77,7 +94,7 @@ no_memory(const struct image *im)
 
 /* Read and check a part of the section sec. */
 static int
-read_part(const struct image *im, uint32_t sec, uint64_t off, uint64_t len,
+read_part(struct image *im, uint32_t sec, uint64_t off, uint64_t len,
     uint8_t *buf, struct part *want)
 {
 	const struct section *s = footer_section(&im->foot, sec);
@@ -97,7 +114,7 @@ read_part(const struct image *im, uint32_t sec, uint64_t off, uint64_t len,
 
 /* Take count lengths out of a node or the root; padding must be zero. */
 static int
-take_lengths(const struct image *im, const uint8_t *buf, size_t size, uint64_t off,
+take_lengths(struct image *im, const uint8_t *buf, size_t size, uint64_t off,
     uint32_t count, const struct part *p, uint16_t *len)
 {
 	size_t end = PART_HEADER + 8 + 2 * (size_t)count, i;
@@ -205,7 +222,7 @@ need_leaf(struct image *im, uint64_t index, uint16_t *granules, struct page_leaf
 	struct node *n;
 	const char *why;
 	uint8_t *buf;
-	uint64_t at;
+	uint64_t at, len;
 	int err;
 
 	if ((*granules = im->node_len[k]) <= 1)
@@ -218,12 +235,17 @@ need_leaf(struct image *im, uint64_t index, uint16_t *granules, struct page_leaf
 	if ((buf = malloc(PART_MAX)) == NULL)
 		return no_memory(im);
 	at = leaf_at(n, i);
-	err = read_part(im, SEC_PAGES, at, part_len(n->len[i]), buf, &want);
+	len = part_len(n->len[i]);
+	err = read_part(im, SEC_PAGES, at, len, buf, &want);
+	if (err == 0 && len > footer_section(&im->foot, SEC_PAGES)->len - im->held)
+		err = bad(im, at, "page leaves overlap");
 	if (err == 0) {
-		*leaf = n->leaf[i] = leaf_decode(buf, (size_t)part_len(n->len[i]),
+		*leaf = n->leaf[i] = leaf_decode(buf, (size_t)len,
 		    share_of(im->ram.npages, LEAF_PAGES, index), &why);
 		if (*leaf == NULL)
 			err = why == NULL ? no_memory(im) : bad(im, at, why);
+		else
+			im->held += len;
 	}
 	free(buf);
 	return err;
@@ -571,12 +593,13 @@ scan_free(struct image_scan *s)
 }
 
 void
-image_bad_page(const struct image *im, uint64_t page, const char *what)
+image_bad_page(struct image *im, uint64_t page, const char *what)
 {
 	const struct ram_block *b = ram_map_find(&im->ram, page);
 
-	snap_warnx("%s: block %s offset 0x%llx: %s", im->path, b->id,
-	    (unsigned long long)((page - b->first) * im->head.page_size), what);
+	if (tell(im))
+		snap_warnx("%s: block %s offset 0x%llx: %s", im->path, b->id,
+		    (unsigned long long)((page - b->first) * im->head.page_size), what);
 }
 
 /* ---- sections ---- */
@@ -773,6 +796,7 @@ check_pages(struct image *im, unsigned *faults)
 		if (granules > 1) {	/* do not keep it: memory stays small */
 			leaf_free(leaf);
 			im->node[i / NODE_LEAVES]->leaf[i % NODE_LEAVES] = NULL;
+			im->held -= part_len(granules);
 		}
 	}
 	if (*faults == 0 && (count[PAGE_STORED] != im->foot.stored ||
@@ -830,7 +854,7 @@ check_numbers(struct image *im)
 
 /* The tail must have its end-of-file byte where the footer says. */
 static int
-check_split(const struct image *im)
+check_split(struct image *im)
 {
 	const struct section *s = footer_section(&im->foot, SEC_TAIL);
 	uint8_t byte;

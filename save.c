@@ -26,7 +26,7 @@
 #include "snap.h"
 #include "stream.h"
 
-enum { FIRST_BYTES_MS = 3000 };	/* QEMU sends its header at once */
+enum { FIRST_BYTES_MS = 10000 };	/* a large guest may need some seconds to begin */
 
 struct save {
 	const struct options *opt;

@@ -1459,12 +1459,26 @@ take_request(struct rp_in *r, struct rp_msg *m, const uint8_t *p, const char *na
 	return 1;
 }
 
+/* The name that the last len bytes of a message are: a length and so many characters. */
+static int
+message_name(char name[NAME_MAX_WIRE + 1], const uint8_t *p, size_t len)
+{
+	if (len < 2 || len != 1 + (size_t)p[0])
+		return bad_message("message of wrong length");
+	if (memchr(p + 1, 0, p[0]) != NULL)
+		return bad_message("name with a NUL byte in it");
+	memcpy(name, p + 1, p[0]);
+	name[p[0]] = '\0';
+	return 0;
+}
+
 int
 rp_next(struct rp_in *r, struct rp_msg *m)
 {
 	const uint8_t *p = r->buf + r->pos;
 	char name[NAME_MAX_WIRE + 1];
 	size_t len;
+	int err;
 
 	if (r->len - r->pos < 4)
 		return 0;
@@ -1487,12 +1501,8 @@ rp_next(struct rp_in *r, struct rp_msg *m)
 	case RP_SWITCHOVER_ACK:
 		return len == 0 ? 1 : bad_message("message of wrong length");
 	case RP_RECV_BITMAP:
-		if (len < 2 || len != 1 + (size_t)p[0])
-			return bad_message("message of wrong length");
-		if (memchr(p + 1, 0, p[0]) != NULL)
-			return bad_message("name with a NUL byte in it");
-		memcpy(name, p + 1, p[0]);
-		name[p[0]] = '\0';
+		if ((err = message_name(name, p, len)) != 0)
+			return err;
 		m->blk = ram_map_named(r->ram, name);
 		return m->blk != NULL ? 1 : bad_message("bitmap of an unknown block");
 	case RP_REQ_PAGES:
@@ -1500,12 +1510,10 @@ rp_next(struct rp_in *r, struct rp_msg *m)
 			return bad_message("message of wrong length");
 		return take_request(r, m, p, NULL);
 	case RP_REQ_PAGES_ID:
-		if (len < 14 || len != 13 + (size_t)p[12])
+		if (len < 12)
 			return bad_message("message of wrong length");
-		if (memchr(p + 13, 0, p[12]) != NULL)
-			return bad_message("name with a NUL byte in it");
-		memcpy(name, p + 13, p[12]);
-		name[p[12]] = '\0';
+		if ((err = message_name(name, p + 12, len - 12)) != 0)
+			return err;
 		return take_request(r, m, p, name);
 	default:
 		return bad_message("unknown message");

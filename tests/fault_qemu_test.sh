@@ -24,7 +24,13 @@ tearDown() {
 
 # scenario ARG...: on every QEMU there is.
 scenario() {
-	for qemu in $installed $newer; do
+	scenario_on "$installed $newer" "$@"
+}
+
+scenario_on() {
+	scenario_qemus=$1
+	shift
+	for qemu in $scenario_qemus; do
 		"$TESTS/faults" --qemu="$qemu" --snap="$SNAP" --mem=64 --timeout=300 "$@" \
 			>"$work/out" 2>"$work/err"
 		code=$?
@@ -47,6 +53,11 @@ test_page_server_killed_while_the_guest_runs() {
 	scenario resume --count=1 --twice
 }
 
+# Where it costs the most: the older QEMU.
+test_page_server_killed_before_the_guest_runs() {
+	scenario_on "${installed:-$newer}" early
+}
+
 test_damaged_page_is_not_fed_to_the_guest() {
 	scenario corrupt
 }
@@ -61,6 +72,18 @@ test_guest_survives_a_killed_saver() {
 
 test_guest_survives_a_saver_that_is_told_to_end() {
 	scenario kill-save --count=1 --signal=TERM
+}
+
+test_guest_survives_a_killed_saver_without_a_guard() {
+	scenario_on "${installed:-$newer}" kill-save --count=1 --oneliner
+}
+
+test_guest_survives_a_full_disk() {
+	scenario_on "${installed:-$newer}" full --brief --settle=1
+}
+
+test_guest_survives_failing_calls() {
+	scenario errors --brief --settle=1
 }
 
 . "$shunit"

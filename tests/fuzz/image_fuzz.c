@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * image_fuzz.c -- the reader of images, and the tables behind it.
+ * image_fuzz.c -- the reader of images, the tables behind it, and the writer.
  *
  * An input is an image.  Nearly all bytes of one are under some checksum, so the mutator repairs
  * these after it has changed something, most of the time; and it knows where the sections lie, so
  * that it can make one longer, shorter, or another one's, with all places still right.
  *
  * Checked: what check finds good can be loaded, with every stored page once and its checksum
- * right; no page that is not right is called so; and whatever a small file claims, time and
- * memory are bounded.
+ * right; no page that is not right is called so; whatever a small file claims, time and memory
+ * are bounded; and a good image, written again with its pages in any order, some of them more
+ * than once, gives a good image of the same guest.
  */
 #define _GNU_SOURCE
 #include <sys/mman.h>
@@ -540,7 +541,19 @@ LLVMFuzzerCustomCrossOver(const uint8_t *a, size_t alen, const uint8_t *b, size_
 /* ---- the target ---- */
 
 static int memory_file = -1;
-static char path[64];
+static char path[64], again[64];
+
+static void
+clean_up(void)
+{
+	char *slash = strrchr(again, '/');
+
+	unlink(again);
+	if (slash != NULL) {
+		*slash = '\0';
+		rmdir(again);
+	}
+}
 
 int
 LLVMFuzzerInitialize(int *argc, char ***argv)
@@ -551,6 +564,11 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
 	memory_file = memfd_create("image", 0);
 	MUST(memory_file >= 0);
 	snprintf(path, sizeof path, "/proc/self/fd/%d", memory_file);
+	snprintf(again, sizeof again, "%s/snap-fuzz.XXXXXX",
+	    access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
+	MUST(mkdtemp(again) != NULL);
+	strcat(again, "/i");
+	atexit(clean_up);
 	return 0;
 }
 
@@ -740,10 +758,181 @@ encode_again(struct image *im, const uint8_t *data, size_t size)
 	MUST(memcmp(buf, data + size - FOOTER_SIZE, FOOTER_SIZE) == 0);
 }
 
+/* ---- a good image, written again ---- */
+
+enum { AGAIN_MAX = 512 };	/* pages; guests with more are not written */
+
+struct guest {
+	unsigned n;
+	uint64_t page[AGAIN_MAX], slot[AGAIN_MAX];
+	int stored[AGAIN_MAX];
+};
+
+/* 0: it has more pages than that. */
+static int
+collect(struct image *im, struct guest *g)
+{
+	uint64_t page, slot = 0;
+	int st;
+
+	g->n = 0;
+	for (page = 0; (st = image_next_present(im, &page, &slot)) != PAGE_ABSENT; page++) {
+		MUST(st > 0);
+		if (g->n == AGAIN_MAX)
+			return 0;
+		g->page[g->n] = page;
+		g->slot[g->n] = slot;
+		g->stored[g->n++] = st == PAGE_STORED;
+	}
+	return 1;
+}
+
+/* The bytes in a slot, until the next call. */
+static const uint8_t *
+page_bytes(struct image_fetch *f, uint64_t slot)
+{
+	static struct aio *ring;
+
+	if (ring == NULL)
+		MUST((ring = aio_new(0, 1)) != NULL);
+	fetch_reset(f);
+	MUST(fetch_add(f, slot) == 0);
+	aio_submit(ring, &f->req);
+	MUST(aio_wait(ring) == &f->req && fetch_check(f) == 0);
+	return fetch_data(f, 0);
+}
+
+/* Put page i of g as it is; or, at first, as something else. */
+static void
+put_one(struct image_writer *w, struct image_fetch *f, const struct guest *g, unsigned i,
+    int truly)
+{
+	uint32_t size = image_header(f->im)->page_size;
+	uint8_t *room;
+
+	if (truly ? !g->stored[i] : one_in(2)) {
+		MUST(image_zero(w, g->page[i]) == 0);
+		return;
+	}
+	MUST((room = image_room(w)) != NULL);
+	if (truly)
+		memcpy(room, page_bytes(f, g->slot[i]), size);
+	else
+		memset(room, (int)below(3), size);
+	image_put(w, g->page[i]);
+}
+
+static void
+put_pages(struct image_writer *w, struct image_fetch *f, const struct guest *g)
+{
+	unsigned i, k, times = (unsigned)below(4 * g->n + 1);
+
+	while (times-- > 0)
+		put_one(w, f, g, (unsigned)below(g->n), 0);
+	/* Beginning anywhere, in steps that meet each once. */
+	k = (unsigned)below(g->n + 1);
+	for (i = 0; i < g->n; i++)
+		put_one(w, f, g, (i + k) % g->n, 1);
+}
+
+static uint8_t *
+section_bytes(struct image *im, uint32_t type, size_t *len)
+{
+	const struct section *s = footer_section(image_footer(im), type);
+	uint8_t *p;
+
+	*len = s == NULL ? 0 : (size_t)s->len;
+	MUST((p = malloc(*len + 1)) != NULL);
+	if (*len > 0)
+		MUST(image_read(im, s, 0, p, *len) == 0);
+	return p;
+}
+
+static void
+put_rest(struct image *im, struct image_writer *w)
+{
+	static const uint32_t types[] = { SEC_PREAMBLE, SEC_PROLOGUE, SEC_ITERABLES };
+	const struct section *t = footer_section(image_footer(im), SEC_TAIL);
+	struct image_bytes b[3];
+	uint8_t *p[3], *tail;
+	size_t len, cut;
+	int i;
+
+	for (i = 0; i < 3; i++) {
+		b[i].type = types[i];
+		b[i].buf = p[i] = section_bytes(im, types[i], &b[i].len);
+	}
+	MUST(image_seal(w, b, 3, image_footer(im)->flags) == 0);
+	for (i = 0; i < 3; i++)
+		free(p[i]);
+	tail = section_bytes(im, SEC_TAIL, &len);
+	cut = (size_t)below(len + 1);
+	MUST(image_tail(w, tail, cut) == 0);
+	if (one_in(2))
+		MUST(image_hold(w, one_in(2) ? len - cut : below(70000)) == 0);
+	MUST(image_tail(w, tail + cut, len - cut) == 0);
+	free(tail);
+	MUST(image_commit(w, t->extra) == 0);
+}
+
+/* What is in the file called again is the same guest. */
+static void
+compare(struct image *im, struct guest *g, struct image_fetch *f)
+{
+	uint32_t size = image_header(im)->page_size;
+	uint64_t slot;
+	unsigned faults = 0, i;
+	struct image_fetch f2;
+	struct image *im2;
+	int err, st;
+
+	MUST((im2 = image_open(again, 0, &err)) != NULL);
+	MUST(image_check_tables(im2, &faults) == 0 && faults == 0);
+	MUST(image_footer(im2)->stored == image_footer(im)->stored);
+	MUST(image_footer(im2)->zero == image_footer(im)->zero);
+	MUST(image_footer(im2)->slots == image_footer(im)->stored);
+	MUST(fetch_init(&f2, im2, 1) == 0);
+	for (i = 0; i < g->n; i++) {
+		MUST((st = image_lookup(im2, g->page[i], &slot)) >= 0);
+		MUST((st == PAGE_STORED) == g->stored[i]);
+		if (g->stored[i])
+			MUST(memcmp(page_bytes(&f2, slot), page_bytes(f, g->slot[i]), size) == 0);
+	}
+	fetch_free(&f2);
+	image_close(im2);
+}
+
+static void
+write_again(struct image *im, uint64_t seed)
+{
+	static struct guest g;
+	struct image_options opt;
+	struct image_writer *w;
+	struct image_fetch f;
+
+	luck = seed;
+	if (!collect(im, &g))
+		return;
+	memset(&opt, 0, sizeof opt);
+	opt.unit_pages = (uint32_t)1 << below(9);
+	opt.cluster_size = CLUSTER_MIN;
+	opt.unsafe = !one_in(4);
+	opt.reproducible = one_in(2);
+	opt.max_size = FILE_MAX;
+	MUST(fetch_init(&f, im, 1) == 0);
+	MUST((w = image_create(again, &opt)) != NULL);
+	MUST(image_begin(w, image_ram(im)) == 0);
+	put_pages(w, &f, &g);
+	put_rest(im, w);
+	image_free(w);
+	compare(im, &g, &f);
+	fetch_free(&f);
+}
+
 static void
 use(struct image *im, const uint8_t *data, size_t size, int thorough)
 {
-	uint64_t scanned = 0, walked = 0, checked = 0;
+	uint64_t scanned = 0, walked = 0, checked = 0, seed;
 	unsigned faults = 0;
 	int64_t stored, present;
 	int whole, err, fine;
@@ -776,6 +965,10 @@ use(struct image *im, const uint8_t *data, size_t size, int thorough)
 		MUST(walked == scanned);
 	}
 	MUST(!thorough || checked == scanned);
+	/* Not all: writing takes most of the time. */
+	seed = hash(1, data + size - 64, 64);
+	if (whole && (seed >> 8) % 4 == 0)
+		write_again(im, seed);
 }
 
 int

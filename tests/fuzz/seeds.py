@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Make the first inputs of the fuzzers.
 
-usage: seeds.py DIR [CAPTURE...]    writes DIR/stream/*, DIR/image/*, DIR/return/*
+usage: seeds.py DIR    writes DIR/stream/*, DIR/image/*, DIR/return/*
 
-SNAP in the environment is the program; mkstream is to be built. A CAPTURE is a stream of QEMU's: its
-head, its first pages and its tail become one more stream.
+SNAP in the environment is the program; mkstream is to be built. The files in seeds/ are streams of
+QEMU's, see shorten.py.
 """
 
 import os
@@ -136,17 +136,8 @@ def messages():
     }
 
 
-def head_of(capture):
-    """Head, first pages and tail of a real stream: the seam is well-formed by luck only."""
-    with open(capture, 'rb') as f:
-        data = f.read()
-    tail = data.rfind(b'\x7e', 0, max(data.rfind(b'{"'), 0))
-    return data[:48 << 10] + data[max(tail - 4096, 0):]
-
-
 def main():
     base = os.path.abspath(sys.argv[1])
-    captures = [os.path.abspath(p) for p in sys.argv[2:]]
     for kind in ('stream', 'image', 'return'):
         os.makedirs(os.path.join(base, kind), exist_ok=True)
     os.chdir(base)
@@ -167,8 +158,11 @@ def main():
     write('stream/too-many-handlers', b'\0' + tiny[:at] + b''.join(
         b'\x01' + struct.pack('>I', 9 + i) + name(b'dirty-bitmap') + bytes(8) + b'\x01\x7e' +
         struct.pack('>I', 9 + i) for i in range(16)) + tiny[at:])
-    for path in captures:
-        write('stream/' + os.path.basename(path), b'\0' + head_of(path))
+    qemu = {}
+    for key in sorted(os.listdir(os.path.join(FUZZ, 'seeds'))):
+        with open(os.path.join(FUZZ, 'seeds', key), 'rb') as f:
+            qemu[key] = f.read()
+        write('stream/' + key, qemu[key])
     for key, data in messages().items():
         write('return/' + key, b'\0' + data)
 
@@ -177,6 +171,8 @@ def main():
 
     for key, (of, options) in IMAGES.items():
         save('image/' + key, run([MKSTREAM] + of), options)
+    for key, data in qemu.items():
+        save('image/' + key, data[1:], ['--unit-pages=4'])
     for key, data in wide.items():
         save('image/' + key, data, ['--unit-pages=2'])
     save('image/example', tiny, ['--unit-pages=2'])

@@ -6,6 +6,7 @@
  *
  *	CALL:N:WHAT	the N-th CALL
  *	CALL:N+:WHAT	that one and all that follow
+ *	CALL:N@K:WHAT	the N-th one after the K-th fsync
  *	CALL:*:WHAT	every one
  *	cut:N:SEED	a power cut at the N-th sync
  *
@@ -13,8 +14,9 @@
  * half of the bytes are moved, which is for pread and pwrite; or "delay:US".
  *
  * SNAP_FAULT_COUNT names a file that is written at exit: a line "fired N", the
- * number of rules applied, delays aside, "syncs N", and one for each call.  A
- * loop over N is past the end when nothing fired.
+ * number of rules applied, delays aside, "syncs N", one for each call, "exit N",
+ * the exit status, and for each fsync "fsynced N", the number of pwrites before it.
+ * A loop over N is past the end when nothing fired.
  *
  * The power cut.  Of the file that was created last, the content is known that
  * is on stable storage: what it was after its last fsync.  All writes since then
@@ -41,6 +43,7 @@
 #undef pwrite
 #undef fsync
 #undef rename
+#undef link
 #undef unlink
 #undef ftruncate
 #undef open
@@ -51,21 +54,23 @@
 #undef pthread_create
 #undef fork
 #undef pipe
+#undef main
 
 enum {
 	RULES = 8,
+	FSYNCS = 32,		/* of which the pwrites before them are remembered */
 	SECTOR = 512,
 	EXIT_CUT = 99,		/* the power was cut */
 	EXIT_USAGE = 98		/* SNAP_FAULT is wrong, or we have no memory */
 };
 
 enum call {
-	PREAD, PWRITE, FSYNC, RENAME, UNLINK, FTRUNCATE, OPEN, MALLOC, CALLOC, REALLOC,
+	PREAD, PWRITE, FSYNC, RENAME, LINK, UNLINK, FTRUNCATE, OPEN, MALLOC, CALLOC, REALLOC,
 	POSIX_MEMALIGN, PTHREAD_CREATE, FORK, PIPE, CALLS
 };
 
 static const char *const call_name[CALLS] = {
-	"pread", "pwrite", "fsync", "rename", "unlink", "ftruncate", "open", "malloc",
+	"pread", "pwrite", "fsync", "rename", "link", "unlink", "ftruncate", "open", "malloc",
 	"calloc", "realloc", "posix_memalign", "pthread_create", "fork", "pipe"
 };
 
@@ -81,14 +86,14 @@ static const struct {
 static struct rule {
 	enum call call;
 	unsigned long from, to;	/* the calls it is for, counted from 1 */
+	unsigned long after;	/* this fsync, which is still to come; 0: there is none */
 	int error, half;
 	unsigned long delay;	/* microseconds */
 } rules[RULES];
 static unsigned nrules;
 
-static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;	/* for all below */
-static unsigned long count[CALLS], fired;
+static unsigned long count[CALLS], fired, fsynced[FSYNCS];
 static pid_t owner;		/* its children have no faults of their own */
 
 struct bytes {
@@ -436,14 +441,16 @@ parse_rule(char **p)
 	} else {
 		r->from = number(p);
 		r->to = take(p, "+") ? (unsigned long)-1 : r->from;
+		r->after = take(p, "@") ? number(p) : 0;
 	}
 	if (!take(p, ":"))
 		die("SNAP_FAULT: nothing to do");
 	parse_what(r, p);
 }
 
+/* The program is about to end with this exit status. */
 static void
-at_exit(void)
+at_exit(int status)
 {
 	const char *name = getenv("SNAP_FAULT_COUNT");
 	FILE *f;
@@ -460,6 +467,9 @@ at_exit(void)
 		fprintf(f, "fired %lu\nsyncs %lu\n", fired, cut.syncs);
 		for (i = 0; i < CALLS; i++)
 			fprintf(f, "%s %lu\n", call_name[i], count[i]);
+		fprintf(f, "exit %d\n", status);
+		for (i = 0; i < FSYNCS && i < count[FSYNC]; i++)
+			fprintf(f, "fsynced %lu\n", fsynced[i]);
 		fclose(f);
 	}
 	name_is_stable();
@@ -478,8 +488,6 @@ init(void)
 	char *text, *p;
 
 	owner = getpid();
-	if (atexit(at_exit) != 0)
-		die("atexit");
 	if (env == NULL || *env == '\0')
 		return;
 	p = text = copy(env);
@@ -496,19 +504,25 @@ static int
 meet(enum call c, int *half)
 {
 	unsigned long n, delay = 0;
-	const struct rule *r;
+	struct rule *r;
 	struct timespec ts;
 	int error = 0;
 
-	pthread_once(&once, init);
 	if (half != NULL)
 		*half = 0;
 	if (getpid() != owner)
 		return 0;
 	pthread_mutex_lock(&lock);
 	n = ++count[c];
+	if (c == FSYNC && n <= FSYNCS)
+		fsynced[n - 1] = count[PWRITE];
 	for (r = rules; r < rules + nrules; r++) {
-		if (r->call != c || n < r->from || n > r->to)
+		if (c == FSYNC && r->after == n) {
+			r->from += count[r->call];
+			r->to += count[r->call];
+			r->after = 0;
+		}
+		if (r->call != c || r->after > 0 || n < r->from || n > r->to)
 			continue;
 		delay += r->delay;
 		if (r->error != 0)
@@ -609,6 +623,12 @@ fault_rename(const char *from, const char *to)
 }
 
 int
+fault_link(const char *from, const char *to)
+{
+	return meet_errno(LINK, NULL) != 0 ? -1 : link(from, to);
+}
+
+int
 fault_unlink(const char *path)
 {
 	return meet_errno(UNLINK, NULL) != 0 ? -1 : unlink(path);
@@ -699,4 +719,17 @@ int
 fault_pipe(int p[2])
 {
 	return meet_errno(PIPE, NULL) != 0 ? -1 : pipe(p);
+}
+
+/* ---- the program ---- */
+
+int
+main(int argc, char **argv)
+{
+	int status;
+
+	init();
+	status = program_main(argc, argv);
+	at_exit(status);
+	return status;
 }

@@ -25,6 +25,7 @@ ssize_t fault_pread(int fd, void *buf, size_t len, off_t off);
 ssize_t fault_pwrite(int fd, const void *buf, size_t len, off_t off);
 int fault_fsync(int fd);
 int fault_rename(const char *from, const char *to);
+int fault_link(const char *from, const char *to);
 int fault_unlink(const char *path);
 int fault_ftruncate(int fd, off_t len);
 int fault_open(const char *path, int flags, ...);
@@ -36,11 +37,13 @@ int fault_pthread_create(pthread_t *t, const pthread_attr_t *attr,
     void *(*fn)(void *), void *arg);
 pid_t fault_fork(void);
 int fault_pipe(int p[2]);
+int program_main(int argc, char **argv);
 
 #define pread(fd, buf, len, off)	fault_pread(fd, buf, len, off)
 #define pwrite(fd, buf, len, off)	fault_pwrite(fd, buf, len, off)
 #define fsync(fd)			fault_fsync(fd)
 #define rename(from, to)		fault_rename(from, to)
+#define link(from, to)			fault_link(from, to)
 #define unlink(path)			fault_unlink(path)
 #define ftruncate(fd, len)		fault_ftruncate(fd, len)
 #define open(...)			fault_open(__VA_ARGS__)
@@ -51,5 +54,6 @@ int fault_pipe(int p[2]);
 #define pthread_create(t, attr, fn, arg)	fault_pthread_create(t, attr, fn, arg)
 #define fork()				fault_fork()
 #define pipe(p)				fault_pipe(p)
+#define main				program_main
 
 #endif
