@@ -57,6 +57,7 @@ check-long: check
 	sh tests/matrix
 	sh tests/matrix-faults
 	sh tests/sanitize
+	sh tests/fuzz/run 3600
 	LONG=1 sh tests/run tests/fault_test.sh
 
 demo:

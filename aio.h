@@ -76,10 +76,14 @@ void *io_alloc(size_t len);
 int io_create_part(const char *path, char **tmp, int *fd);
 /*
  * Give the file at path a second name, like that of a temporary file, by which it
- * stays when another takes its first one; *kept is that name, to be freed by the
- * caller.  ENOENT: there is none; other errors where a file system knows no links.
+ * stays when another takes its first one.  *kept is that name, to be freed by the
+ * caller; *fd locks the file as long as it is open.  ENOENT: there is none; other
+ * errors where it cannot be locked, or where a file system knows no links.
  */
-int io_keep(const char *path, char **kept);
+int io_keep(const char *path, char **kept, int *fd);
+/* Is the file at path, or that of b, the one of the descriptor? */
+int io_is(const char *path, int fd);
+int io_same(int a, int b);
 /*
  * Remove temporary files that dead savers of path left.  said() is called with
  * the name of each one removed.
@@ -95,8 +99,9 @@ int io_size(int fd, uint64_t *len);
 int io_truncate(int fd, uint64_t len);
 /* Push data to the device. */
 int io_sync(int fd);
-/* Push the name of path to the device. */
-int io_syncdir(const char *path);
+/* The directory that path lies in; push the names in it to the device. */
+int io_open_dir(const char *path, int *fd);
+int io_sync_dir(int fd);
 int io_rename(const char *from, const char *to);
 int io_unlink(const char *path);
 int io_close(int fd);

@@ -359,24 +359,55 @@ io_create_part(const char *path, char **tmp, int *fd)
 	return err;
 }
 
+static int
+same_file(const struct stat *a, const struct stat *b)
+{
+	return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
 int
-io_keep(const char *path, char **kept)
+io_same(int a, int b)
+{
+	struct stat x, y;
+
+	return fstat(a, &x) == 0 && fstat(b, &y) == 0 && same_file(&x, &y);
+}
+
+int
+io_is(const char *path, int fd)
+{
+	struct stat x, y;
+
+	return lstat(path, &x) == 0 && fstat(fd, &y) == 0 && same_file(&x, &y);
+}
+
+int
+io_keep(const char *path, char **kept, int *fd)
 {
 	size_t size = strlen(path) + PART_SUFFIX;
 	unsigned i;
-	int err = EEXIST;
+	int err;
 
-	if ((*kept = malloc(size)) == NULL)
-		return ENOMEM;
-	for (i = 0; i < PART_TRIES && err == EEXIST; i++) {
+	if ((*fd = open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)) < 0)
+		return errno;
+	/* Locked, or another save would take it for a dead one's. */
+	if ((err = lock_file(*fd)) == 0 && (*kept = malloc(size)) == NULL)
+		err = ENOMEM;
+	for (i = 0; i < PART_TRIES && err == 0; i++) {
 		part_name(*kept, size, path, i);
-		err = link(path, *kept) == 0 ? 0 : errno;
+		if (link(path, *kept) == 0) {
+			if (io_is(*kept, *fd))
+				return 0;
+			unlink(*kept);	/* another image has just come */
+			err = EBUSY;
+		} else if (errno != EEXIST)
+			err = errno;
 	}
-	if (err != 0) {
-		free(*kept);
-		*kept = NULL;
-	}
-	return err;
+	close(*fd);
+	free(*kept);
+	*kept = NULL;
+	*fd = -1;
+	return err != 0 ? err : EEXIST;
 }
 
 /* Directory part of path, to be freed by the caller; *base is the rest. */
@@ -420,7 +451,7 @@ io_sweep_parts(const char *path, void (*said)(const char *))
 	char *dir = directory(path, &base), *name;
 	size_t size;
 	struct dirent *e;
-	struct stat st, at_name;
+	struct stat st;
 	DIR *d;
 	int fd;
 
@@ -437,10 +468,10 @@ io_sweep_parts(const char *path, void (*said)(const char *))
 		fd = open(name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 		if (fd >= 0) {
 			/* The lock must be on what the name leads to now. */
+			/* An empty one may be a living save's that has just made it. */
 			if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) &&
-			    lock_file(fd) == 0 && lstat(name, &at_name) == 0 &&
-			    at_name.st_ino == st.st_ino &&
-			    at_name.st_dev == st.st_dev && unlink(name) == 0)
+			    lock_file(fd) == 0 && io_is(name, fd) &&
+			    unlink(name) == 0 && st.st_size > 0)
 				said(name);
 			close(fd);
 		}
@@ -544,24 +575,25 @@ io_sync(int fd)
 }
 
 int
-io_syncdir(const char *path)
+io_open_dir(const char *path, int *fd)
 {
 	const char *base;
 	char *dir = directory(path, &base);
-	int fd, err = 0;
+	int err;
 
 	if (dir == NULL)
 		return ENOMEM;
-	if ((fd = open(dir, O_RDONLY | O_CLOEXEC)) < 0)
-		err = errno;
-	else {
-		/* Some file systems have no such operation on directories. */
-		if (fsync(fd) != 0 && errno != EINVAL && errno != ENOTSUP)
-			err = errno;
-		close(fd);
-	}
+	*fd = open(dir, O_RDONLY | O_CLOEXEC);
+	err = *fd < 0 ? errno : 0;
 	free(dir);
 	return err;
+}
+
+int
+io_sync_dir(int fd)
+{
+	/* Some file systems have no such operation on directories. */
+	return fsync(fd) == 0 || errno == EINVAL || errno == ENOTSUP ? 0 : errno;
 }
 
 int

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * guard.c -- a process that reads on when the saver is killed.
+ * guard.c -- processes for what the saver cannot do: to read on when it is killed,
+ * and to go on when it must end.
  *
  * SIGKILL and the out-of-memory killer leave no time to drain the stream, and
  * QEMU up to 8.0 hangs its guest for ever when the reader goes away while RAM
@@ -26,7 +27,7 @@
 enum { INHERITED_MAX = 256 };	/* descriptors that whoever started us may have left */
 
 static void
-watch(int fd, int death)
+watch(int fd, int death, const char *name)
 {
 	ssize_t n;
 	char c;
@@ -43,12 +44,13 @@ watch(int fd, int death)
 		;
 	if (n == 1)
 		return;
-	snap_warnx("save: killed: there is no image, whatever QEMU says; the stream is drained");
+	snap_warnx("%s: save killed: there is no new image, whatever QEMU says; "
+	    "the stream is drained", name);
 	stream_drain(fd);
 }
 
 int
-guard_start(struct guard *g, int fd)
+guard_start(struct guard *g, int fd, const char *name)
 {
 	int p[2];
 
@@ -58,7 +60,7 @@ guard_start(struct guard *g, int fd)
 	g->pid = fork();
 	if (g->pid == 0) {
 		close(p[1]);
-		watch(fd, p[0]);
+		watch(fd, p[0], name);
 		return 1;
 	}
 	close(p[0]);
@@ -82,4 +84,16 @@ guard_dismiss(struct guard *g)
 	g->fd = -1;
 	while (waitpid(g->pid, NULL, 0) < 0 && errno == EINTR)
 		;
+}
+
+int
+guard_goes_on(void)
+{
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		close(STDIN_FILENO);
+		close(STDOUT_FILENO);
+	}
+	return pid > 0;
 }

@@ -46,6 +46,7 @@ enum {
 	ITEMS_MAX = 16384,	/* a batch; no fewer than the pages of a cluster */
 	HOLD_MAX = 16 << 20,	/* bytes; no description of devices is so long */
 	HOLDS = 8,
+	REMOVE_SLOW = 64 << 20,	/* bytes; to remove a file as long as this may take a while */
 	APPEND_SIZE = 256 << 10
 };
 
@@ -70,6 +71,10 @@ struct freed {			/* slots freed while one batch was placed */
 
 struct image_writer {
 	char *path, *tmp;
+	char *older;		/* second name of the image that was there before, or NULL */
+	int older_fd;		/* keeps it locked */
+	uint64_t older_size;
+	int dir_fd;		/* of the directory, to sync it */
 	struct image_options opt;
 	const struct ram_map *ram;
 	int fd, data_fd;	/* the same file; data_fd may be for direct I/O */
@@ -869,17 +874,23 @@ said_stale(const char *name)
 
 /* Not what is not ours: a slip of the hand must not cost a disk. */
 static int
-may_replace(const char *path)
+may_replace(const char *path, uint64_t *len)
 {
 	uint8_t buf[HEADER_MAGIC];
-	uint64_t len;
-	int fd, ok;
+	int fd, ok, err = io_open(path, 0, 0, &fd);
 
-	if (io_open(path, 0, 0, &fd) != 0)
+	if (err == EACCES || err == EPERM || err == EIO || err == EMFILE || err == ENFILE ||
+	    err == ENOMEM) {
+		snap_warn(err, "%s: cannot be read, and is not replaced", path);
+		return 0;
+	}
+	if (err != 0)
 		return 1;	/* not there, or not a file: io_create_part() will see */
-	ok = io_size(fd, &len) == 0 && (len == 0 || (len >= sizeof buf &&
+	ok = io_size(fd, len) == 0 && (*len == 0 || (*len >= sizeof buf &&
 	    io_pread(fd, buf, sizeof buf, 0) == 0 && header_is_image(buf)));
 	io_close(fd);
+	if (!ok)
+		snap_warnx("%s: is there and is not a qemu-snap image: not replaced", path);
 	return ok;
 }
 
@@ -897,9 +908,8 @@ image_create(const char *path, const struct image_options *opt)
 	}
 	strcpy(w->path, path);
 	w->opt = *opt;
-	w->fd = w->data_fd = -1;
-	if (!may_replace(path)) {
-		snap_warnx("%s: is there and is not a qemu-snap image: not replaced", path);
+	w->fd = w->data_fd = w->older_fd = w->dir_fd = -1;
+	if (!may_replace(path, &w->older_size)) {
 		image_free(w);
 		return NULL;
 	}
@@ -915,6 +925,11 @@ image_create(const char *path, const struct image_options *opt)
 		return NULL;
 	}
 	w->data_fd = w->fd;
+	if (!opt->unsafe && (err = io_open_dir(path, &w->dir_fd)) != 0) {
+		snap_warn(err, "%s: its directory cannot be opened", path);
+		image_free(w);
+		return NULL;
+	}
 	return w;
 }
 
@@ -1031,6 +1046,25 @@ sync_file(struct image_writer *w)
 	return 0;
 }
 
+/* No page comes any more; ending threads takes time that there is not at the end. */
+static void
+free_batches(struct image_writer *w)
+{
+	size_t i;
+
+	aio_free(w->ring);
+	w->ring = NULL;
+	for (i = 0; i < BATCHES; i++) {
+		free(w->batch[i].buf);
+		free(w->batch[i].item);
+		free(w->batch[i].crc);
+		free(w->batch[i].run);
+		free(w->freed[i].slot);
+		memset(&w->batch[i], 0, sizeof w->batch[i]);
+		memset(&w->freed[i], 0, sizeof w->freed[i]);
+	}
+}
+
 int
 image_seal(struct image_writer *w, const struct image_bytes *b, size_t nb,
     uint32_t flags)
@@ -1043,6 +1077,7 @@ image_seal(struct image_writer *w, const struct image_bytes *b, size_t nb,
 		send_batch(w);
 	if (finish_ring(w) != 0 || compact(w) != 0)
 		return w->failed;
+	free_batches(w);
 	if (len == 0) {
 		snap_warnx("%s: more RAM blocks than an image can describe", w->path);
 		return fail(w, SNAP_EDATA);
@@ -1102,34 +1137,40 @@ image_hold(struct image_writer *w, uint64_t more)
 }
 
 /*
- * The file takes its name, for good or not at all: the older image stays at hand
- * until the directory has been synced.
+ * The directory could not be synced.  The older image takes its name back, unless
+ * yet another one is there by now.
  */
+static int
+give_name_back(struct image_writer *w, int err)
+{
+	const char *what = "is in place, but its name may be lost with the power";
+
+	if (w->older != NULL && io_is(w->path, w->fd)) {
+		if (io_rename(w->older, w->path) == 0)
+			what = "its name cannot be made durable; the older image stays";
+		else
+			snap_warnx("%s: is the older image now", w->older);
+		free(w->older);
+		w->older = NULL;
+	}
+	return fail_sys(w, err, what);
+}
+
 static int
 take_name(struct image_writer *w)
 {
-	const char *what = "its name cannot be made durable; what was there before stays";
-	char *old = NULL;
-	int err, kept = w->opt.unsafe ? 0 : io_keep(w->path, &old);
+	int err;
 
-	err = kept == ENOMEM ? ENOMEM : io_rename(w->tmp, w->path);
-	if (err != 0)
-		fail_sys(w, err, "cannot take its name, whatever QEMU says");
-	else {
-		free(w->tmp);
-		w->tmp = NULL;
-		if (!w->opt.unsafe && (err = io_syncdir(w->path)) != 0) {
-			if ((kept == 0 && io_rename(old, w->path) != 0) ||
-			    (kept == ENOENT && io_unlink(w->path) != 0) ||
-			    (kept != 0 && kept != ENOENT))
-				what = "is in place, but its name may be lost with the power";
-			fail_sys(w, err, what);
-		}
-	}
-	if (old != NULL)
-		io_unlink(old);
-	free(old);
-	return w->failed;
+	if (!w->opt.unsafe &&
+	    io_keep(w->path, &w->older, &w->older_fd) == ENOMEM)
+		return fail_sys(w, ENOMEM, "cannot take its name, whatever QEMU says");
+	if ((err = io_rename(w->tmp, w->path)) != 0)
+		return fail_sys(w, err, "cannot take its name, whatever QEMU says");
+	free(w->tmp);
+	w->tmp = NULL;
+	if (!w->opt.unsafe && (err = io_sync_dir(w->dir_fd)) != 0)
+		return give_name_back(w, err);
+	return 0;
 }
 
 int
@@ -1155,6 +1196,17 @@ image_commit(struct image_writer *w, uint64_t split)
 	return take_name(w);
 }
 
+char *
+image_take_older(struct image_writer *w)
+{
+	char *name = w->older;
+
+	if (w->older_size < REMOVE_SLOW)
+		return NULL;
+	w->older = NULL;
+	return name;
+}
+
 void
 image_free(struct image_writer *w)
 {
@@ -1162,20 +1214,20 @@ image_free(struct image_writer *w)
 
 	if (w == NULL)
 		return;
-	aio_free(w->ring);
+	free_batches(w);
 	if (w->tmp != NULL && w->fd >= 0)
 		io_unlink(w->tmp);
 	if (w->data_fd >= 0 && w->data_fd != w->fd)
 		io_close(w->data_fd);
 	if (w->fd >= 0)
 		io_close(w->fd);
-	for (i = 0; i < BATCHES; i++) {
-		free(w->batch[i].buf);
-		free(w->batch[i].item);
-		free(w->batch[i].crc);
-		free(w->batch[i].run);
-		free(w->freed[i].slot);
-	}
+	if (w->older != NULL)
+		io_unlink(w->older);
+	free(w->older);
+	if (w->older_fd >= 0)
+		io_close(w->older_fd);
+	if (w->dir_fd >= 0)
+		io_close(w->dir_fd);
 	for (i = 0; i < w->nunit_leaf; i++)
 		free(w->unit_leaf[i]);
 	for (i = 0; w->node != NULL && i < ROOT_NODES; i++) {

@@ -60,6 +60,12 @@ int image_hold(struct image_writer *w, uint64_t more);
  * tail before its end-of-file byte.
  */
 int image_commit(struct image_writer *w, uint64_t split);
+/*
+ * After a commit: a second name of the older image, if that is so large that
+ * removing it may take a second; the caller removes and frees it.  Else NULL, and
+ * image_free() sees to it.
+ */
+char *image_take_older(struct image_writer *w);
 /* Free w.  Without a commit, no trace stays.  NULL is fine. */
 void image_free(struct image_writer *w);
 

@@ -7,6 +7,7 @@
  * order of the pages and without COMMAND elements; nothing is expected on
  * stdin.  In postcopy the page server takes over (postcopy.c).
  */
+#include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -112,22 +113,50 @@ check_wishes(const struct image *im, const struct options *o)
 	return 0;
 }
 
+static volatile sig_atomic_t resuming;
+
+/* The destination waits for a first byte, for ever if need be: it must not be left so. */
+static void
+reject_and_die(int sig)
+{
+	stream_reject(STDOUT_FILENO, resuming);
+	signal(sig, SIG_DFL);
+	raise(sig);
+}
+
+/* What is ignored stays so: it was nohup. */
+static void
+on_end(void (*fn)(int))
+{
+	static const int sigs[] = { SIGHUP, SIGINT, SIGTERM };
+	size_t i;
+
+	for (i = 0; i < sizeof sigs / sizeof sigs[0]; i++)
+		if (signal(sigs[i], fn) == SIG_IGN)
+			signal(sigs[i], SIG_IGN);
+}
+
 int
 run_load(const struct options *o)
 {
 	struct image *im = NULL;
 	int err = SNAP_ESYS;
 
+	resuming = o->resume;
+	on_end(reject_and_die);
+
 	if (isatty(STDOUT_FILENO))
 		snap_warnx("load: the stream goes to stdout, which is a terminal");
 	else if ((im = image_open(o->file[0], o->io_flags, &err)) != NULL &&
 	    (err = check_wishes(im, o)) == 0 &&
 	    (err = image_check_sections(im, NULL)) == 0) {
+		on_end(SIG_DFL);	/* in a stream that has begun, the end is word enough */
 		err = o->percent < 0 && !o->resume ? load_precopy(im, o->threads) :
 		    load_postcopy(im, o);
 		image_close(im);
 		return err;
 	}
+	on_end(SIG_DFL);
 	stream_reject(STDOUT_FILENO, o->resume);
 	image_close(im);
 	return err;

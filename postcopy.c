@@ -198,6 +198,15 @@ marked(const struct marks *m, uint64_t i)
 	return c != NULL && c[i % MARK_CHUNK / 8] >> i % 8 & 1;
 }
 
+/* The first number from i on, below end, that is marked; or end.  Quick where nothing is. */
+static uint64_t
+next_marked(const struct marks *m, uint64_t i, uint64_t end)
+{
+	while (i < end && !marked(m, i))
+		i = m->chunk[i / MARK_CHUNK] != NULL ? i + 1 : (i / MARK_CHUNK + 1) * MARK_CHUNK;
+	return i < end ? i : end;
+}
+
 static int
 mark(struct marks *m, uint64_t i)
 {
@@ -880,8 +889,8 @@ discard_block(struct server *p, size_t k)
 	while (h < end) {
 		while (h < end && marked(&p->sent, h))
 			h++;
-		for (from = h; h < end && !marked(&p->sent, h);)
-			h++;
+		from = h;
+		h = next_marked(&p->sent, h, end);
 		if (h > from) {
 			put_be64(cmd + len, (from - p->host_first[k]) * size);
 			put_be64(cmd + len + 8, (h - from) * size);

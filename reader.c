@@ -917,6 +917,10 @@ open_parts(struct image *im, int io_flags)
 	    (err = io_open(im->path, 0, IO_DIRECT, &im->data_fd)) != 0) {
 		snap_warn(err, "%s: no direct I/O here", im->path);
 		im->data_fd = im->fd;
+	} else if (im->data_fd != im->fd && !io_same(im->data_fd, im->fd)) {
+		/* A save has just replaced it. */
+		io_close(im->data_fd);
+		im->data_fd = im->fd;
 	}
 	return 0;
 }

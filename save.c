@@ -17,6 +17,7 @@
  * sudden death a guard stands by (guard.c).
  */
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -45,19 +46,21 @@ note_signal(int sig)
 	got_signal = sig;
 }
 
-/* Not restarting: a read that waits for the source must come back. */
+/* Not restarting: a read that waits for the source must come back.  What is ignored
+ * stays so: it was nohup. */
 static void
 catch_signals(void)
 {
 	static const int sigs[] = { SIGHUP, SIGINT, SIGTERM };
-	struct sigaction sa;
+	struct sigaction sa, old;
 	size_t i;
 
 	memset(&sa, 0, sizeof sa);
 	sa.sa_handler = note_signal;
 	sigemptyset(&sa.sa_mask);
 	for (i = 0; i < sizeof sigs / sizeof sigs[0]; i++)
-		sigaction(sigs[i], &sa, NULL);
+		if (sigaction(sigs[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN)
+			sigaction(sigs[i], &sa, NULL);
 }
 
 /* The reason has been printed: no image will come of this. */
@@ -208,6 +211,7 @@ int
 run_save(const struct options *o)
 {
 	struct image_options opt;
+	char *older = NULL;
 	struct save s;
 
 	memset(&s, 0, sizeof s);
@@ -217,7 +221,7 @@ run_save(const struct options *o)
 		snap_warnx("save: the stream comes on stdin, which is a terminal");
 		return SNAP_ESYS;
 	}
-	if (guard_start(&s.guard, STDIN_FILENO))
+	if (guard_start(&s.guard, STDIN_FILENO, o->file[0]))
 		return 0;
 	catch_signals();
 	opt.unit_pages = o->unit_pages;
@@ -242,6 +246,7 @@ run_save(const struct options *o)
 	stream_on_signal(s.in, check_signal, &s);
 	if (!stream_waits(STDIN_FILENO, FIRST_BYTES_MS))
 		snap_warnx("save: nothing has come yet; in migrate_incoming the verb is load");
+	check_signal(&s);
 	store(&s);
 	if (s.image != NULL &&
 	    (s.status = image_commit(s.image, stream_split(s.in))) == 0 && o->unsafe)
@@ -252,7 +257,12 @@ run_save(const struct options *o)
 		    (unsigned long long)stream_records(s.in));
 	answer(&s);
 	guard_dismiss(&s.guard);
+	if (s.image != NULL)
+		older = image_take_older(s.image);
 	image_free(s.image);
 	stream_close(s.in);
+	if (older != NULL && !guard_goes_on())
+		io_unlink(older);
+	free(older);
 	return s.status;
 }

@@ -46,7 +46,7 @@ static const char usage[] =
 "  migrate_set_capability postcopy-ram on\n"
 "  migrate_incoming \"exec:exec qemu-snap --postcopy load vm.snap\"\n"
 "and if that is paused, because the page server died or met a bad page:\n"
-"  migrate_recover \"exec:exec qemu-snap --resume load vm.snap\"\n";
+"  migrate_recover \"exec:exec qemu-snap --resume --uuid=UUID load vm.snap\"\n";
 
 /* A file opened later must never become our stdin, stdout or stderr. */
 static void

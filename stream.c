@@ -151,6 +151,13 @@ complain(struct stream_in *s, const char *fmt, ...)
 	return SNAP_EDATA;
 }
 
+static void
+no_memory(const struct stream_in *s)
+{
+	if (!s->quiet)
+		snap_warn(ENOMEM, "stream");
+}
+
 /* ---- bytes ---- */
 
 static int
@@ -239,7 +246,7 @@ take(struct stream_in *s, size_t n)
 		if (n > k->cap - k->len) {
 			cap = k->len + n + k->len / 4 + 256;
 			if ((grown = realloc(k->buf, cap)) == NULL) {
-				snap_warn(ENOMEM, "stream");
+				no_memory(s);
 				return NULL;
 			}
 			k->buf = grown;
@@ -449,7 +456,7 @@ read_block(struct stream_in *s, uint64_t *left)
 	if (ram->nblk % 64 == 0) {
 		grown = realloc(ram->blk, (ram->nblk + 64) * sizeof *ram->blk);
 		if (grown == NULL) {
-			snap_warn(ENOMEM, "stream");
+			no_memory(s);
 			return -1;
 		}
 		ram->blk = grown;

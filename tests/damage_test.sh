@@ -42,4 +42,15 @@ test_the_second_reader_agrees() {
 	assertEquals "" "$(cat missed)"
 }
 
+# Every fault is counted, the first hundred are told.
+test_check_of_a_rotten_image_is_no_flood() {
+	mk s --block=a:300 --zero=0
+	save i s
+	dd if=/dev/zero of=i bs=4096 seek=1 count=300 conv=notrunc 2>/dev/null
+	run "$SNAP" check i
+	assertEquals 2 "$status"
+	assertEquals 102 "$(wc -l <err)"
+	assertEquals "qemu-snap: i: damaged: 300 faults" "$(tail -n 1 err)"
+}
+
 . "$shunit"

@@ -118,7 +118,7 @@ op_save() {
 		# Where there are no links, the one failure that comes when the old image has gone.
 		if grep -q 'is in place, but its name may be lost' err; then
 			case $SNAP_FAULT in
-			link:*) ;;
+			link:* | open:*) ;;
 			*) complain "the older image is gone" ;;
 			esac
 			cmp -s i new || complain "is in place, but is not"
@@ -199,6 +199,79 @@ test_save_with_slow_and_short_calls() {
 	content
 }
 
+test_large_older_image_without_a_process_to_remove_it() {
+	prepare_save --block=a:30
+	dd if=/dev/zero of=i bs=1 seek=104857600 count=1 2>/dev/null
+	SNAP_FAULT=fork:1+:EAGAIN
+	run_on s "$FAULT" --reproducible --cluster-size=64K save i
+	assertEquals "$(cat err)" 0 "$status"
+	assertEquals "fired 1" "$(head -n 1 count)"
+	assertTrue "cmp i new"
+	assertEquals "i.part.*" "$(echo i.part.*)"
+}
+
+# The sync of the directory fails, and then one thing more.
+test_save_that_cannot_give_the_name_back() {
+	prepare_save --block=a:30
+	mk t --seed=7 --devices=1 --json=1000
+	save other t --reproducible --cluster-size=64K
+	SNAP_FAULT=
+	run_on s "$FAULT" --reproducible --cluster-size=64K save i
+	last=$(grep -c '^fsynced' count)
+
+	echo "the older image cannot have its name back: it keeps the second one"
+	cp old i
+	SNAP_FAULT=fsync:$last:EIO,rename:2:EIO
+	run_on s "$FAULT" --reproducible --cluster-size=64K save i
+	assertEquals 1 "$status"
+	kept=$(sed -n 's/^qemu-snap: \(.*\): is the older image now$/\1/p' err)
+	assertContains "$kept" i.part.
+	assertTrue "cmp '$kept' old"
+	assertTrue "cmp i new"
+	rm -f "$kept"
+
+	echo "there is no older image: what there is stays"
+	rm i
+	SNAP_FAULT=fsync:$last:EIO
+	run_on s "$FAULT" --reproducible --cluster-size=64K save i
+	assertEquals 1 "$status"
+	assertContains "$(cat err)" "i: is in place, but its name may be lost with the power: "
+	assertTrue "cmp i new"
+
+	echo "another save is done meanwhile: its image stays"
+	cp old i
+	mkfifo fifo
+	"$SNAP" --reproducible --cluster-size=64K save i <fifo 2>err2 &
+	second=$!
+	exec 9>fifo
+	head -c 10000 t >&9
+	sleep 0.3
+	(SNAP_FAULT=fsync:$last:delay:2000000,fsync:$last:EIO "$FAULT" --reproducible \
+		--cluster-size=64K save i <s 2>err; echo $? >status) 9>&- &
+	first=$!
+	wait_for 5 cmp -s i new
+	tail -c +10001 t >&9
+	exec 9>&-
+	wait $second
+	assertEquals "the second one: $(cat err2)" 0 $?
+	wait $first
+	assertEquals "the first one: $(cat err)" 1 "$(cat status)"
+	assertTrue "the second one's image is there" "cmp i other"
+	assertEquals "i.part.*" "$(echo i.part.*)"
+	assertEquals "" "$(cat err2)"
+}
+
+test_what_cannot_be_read_is_not_replaced() {
+	prepare_save --block=a:30
+	for error in EACCES EIO EMFILE; do
+		SNAP_FAULT=open:2:$error
+		run_on s "$FAULT" save i
+		assertEquals 1 "$status"
+		assertContains "$(cat err)" "i: cannot be read, and is not replaced: "
+		assertTrue "cmp i old"
+	done
+}
+
 # A dead save's file that cannot be opened or removed is no reason not to save.
 test_save_beside_a_stale_file() {
 	prepare_save --block=a:30
@@ -266,6 +339,21 @@ test_load() {
 	same op_load pread:\*:delay:2000
 	same op_load pread:1:EINTR,pread:5:EINTR,pread:9:EINTR
 	content
+}
+
+# QEMU would wait for the first byte for ever.
+test_load_that_is_told_to_end_before_it_begins() {
+	prepare_load
+	SNAP_FAULT=pread:\*:delay:500000
+	for signal in HUP TERM; do	# INT is ignored in what a script leaves in the background
+		{ "$FAULT" load i 2>err & echo $! >pid; wait $!; echo $? >status; } | od -An -tx1 >l &
+		job=$!
+		sleep 1
+		kill -$signal "$(cat pid)"
+		wait $job
+		assertEquals "SIG$signal" " ff ff ff ff" "$(cat l)"
+		assertTrue "SIG$signal: it dies of it" "[ $(cat status) -gt 128 ]"
+	done
 }
 
 # out is good, byte for byte, or the program failed and claims nothing.

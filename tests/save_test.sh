@@ -357,7 +357,7 @@ test_the_guard_drains_when_the_saver_is_killed() {
 	assertEquals "the source was not cut off" 0 $?
 	exec 3>&-
 	wait_for 10 test -s err
-	assertEquals "qemu-snap: save: killed: there is no image, whatever QEMU says; the stream is drained" \
+	assertEquals "qemu-snap: i: save killed: there is no new image, whatever QEMU says; the stream is drained" \
 		"$(cat err)"
 	assertFalse "no image" "[ -e i ]"
 	run_on s "$SNAP" save i
@@ -476,6 +476,23 @@ test_the_source_is_held_back_until_the_sync() {
 		run python3 "$TOOLS/holds.py" s "$SNAP" save i
 		assertEquals "$options: $(cat out err)" 0 "$status"
 	done
+}
+
+no_parts() {
+	[ "$(echo i.part.*)" = "i.part.*" ]
+}
+
+# Removing it may take a second: a process of its own does it.
+test_large_older_image() {
+	mk s
+	save want s --reproducible
+	cp want i
+	dd if=/dev/zero of=i bs=1 seek=104857600 count=1 2>/dev/null
+	ln i older
+	save i s --reproducible
+	assertTrue "cmp i want"
+	assertTrue "its second name goes" "wait_for 5 no_parts"
+	assertEquals 104857601 "$(size_of older)"
 }
 
 . "$shunit"
