@@ -51,6 +51,7 @@ test_same_stream_for_any_number_of_threads() {
 }
 
 test_peak_memory() {
+	[ -z "${SANITIZED-}" ] || { echo "SKIP memory: a sanitizer needs some itself"; return; }
 	mk s --block=a:100000 --zero=10
 	save i s
 	python3 "$TOOLS/peak.py" peak "$SNAP" load i >l

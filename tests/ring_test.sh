@@ -11,7 +11,7 @@ test_ring() {
 	for workers in 0 1 2 4 16; do
 		for depth in 1 2 9 64; do
 			: >file
-			run "$TOOLS/ringtest" $workers $depth $((workers + depth)) file
+			run "${RINGTEST:-$TOOLS/ringtest}" $workers $depth $((workers + depth)) file
 			assertEquals "$workers workers, depth $depth: $(cat err)" 0 "$status"
 		done
 	done
