@@ -81,7 +81,7 @@ int io_create_part(const char *path, char **tmp, int *fd);
  * errors where it cannot be locked, or where a file system knows no links.
  */
 int io_keep(const char *path, char **kept, int *fd);
-/* Is the file at path, or that of b, the one of the descriptor? */
+/* Is the file at path that of fd; are a and b of the same file? */
 int io_is(const char *path, int fd);
 int io_same(int a, int b);
 /*

@@ -467,8 +467,10 @@ io_sweep_parts(const char *path, void (*said)(const char *))
 		snprintf(name, size, "%s/%s", dir, e->d_name);
 		fd = open(name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 		if (fd >= 0) {
-			/* The lock must be on what the name leads to now. */
-			/* An empty one may be a living save's that has just made it. */
+			/*
+			 * The lock must be on what the name leads to now.  An empty
+			 * one may be a living save's that has just made it.
+			 */
 			if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) &&
 			    lock_file(fd) == 0 && io_is(name, fd) &&
 			    unlink(name) == 0 && st.st_size > 0)

@@ -34,9 +34,7 @@ watch(int fd, int death, const char *name)
 	int i;
 
 	setsid();	/* what is sent to the saver's group is not for us */
-	signal(SIGHUP, SIG_IGN);
-	signal(SIGINT, SIG_IGN);
-	signal(SIGTERM, SIG_IGN);
+	on_signals_to_end(SIG_IGN);
 	for (i = 0; i < INHERITED_MAX; i++)
 		if (i != fd && i != death && i != STDERR_FILENO)
 			close(i);

@@ -1159,12 +1159,12 @@ give_name_back(struct image_writer *w, int err)
 static int
 take_name(struct image_writer *w)
 {
-	int err;
+	int err = w->opt.unsafe ? 0 : io_keep(w->path, &w->older, &w->older_fd);
 
-	if (!w->opt.unsafe &&
-	    io_keep(w->path, &w->older, &w->older_fd) == ENOMEM)
-		return fail_sys(w, ENOMEM, "cannot take its name, whatever QEMU says");
-	if ((err = io_rename(w->tmp, w->path)) != 0)
+	/* A file system that knows no second names is no reason to fail. */
+	if (err != ENOMEM)
+		err = io_rename(w->tmp, w->path);
+	if (err != 0)
 		return fail_sys(w, err, "cannot take its name, whatever QEMU says");
 	free(w->tmp);
 	w->tmp = NULL;

@@ -124,18 +124,6 @@ reject_and_die(int sig)
 	raise(sig);
 }
 
-/* What is ignored stays so: it was nohup. */
-static void
-on_end(void (*fn)(int))
-{
-	static const int sigs[] = { SIGHUP, SIGINT, SIGTERM };
-	size_t i;
-
-	for (i = 0; i < sizeof sigs / sizeof sigs[0]; i++)
-		if (signal(sigs[i], fn) == SIG_IGN)
-			signal(sigs[i], SIG_IGN);
-}
-
 int
 run_load(const struct options *o)
 {
@@ -143,20 +131,20 @@ run_load(const struct options *o)
 	int err = SNAP_ESYS;
 
 	resuming = o->resume;
-	on_end(reject_and_die);
-
+	on_signals_to_end(reject_and_die);
 	if (isatty(STDOUT_FILENO))
 		snap_warnx("load: the stream goes to stdout, which is a terminal");
 	else if ((im = image_open(o->file[0], o->io_flags, &err)) != NULL &&
 	    (err = check_wishes(im, o)) == 0 &&
 	    (err = image_check_sections(im, NULL)) == 0) {
-		on_end(SIG_DFL);	/* in a stream that has begun, the end is word enough */
+		/* In a stream that has begun, the end is word enough. */
+		on_signals_to_end(SIG_DFL);
 		err = o->percent < 0 && !o->resume ? load_precopy(im, o->threads) :
 		    load_postcopy(im, o);
 		image_close(im);
 		return err;
 	}
-	on_end(SIG_DFL);
+	on_signals_to_end(SIG_DFL);
 	stream_reject(STDOUT_FILENO, o->resume);
 	image_close(im);
 	return err;

@@ -60,10 +60,12 @@ struct image {
 static int
 tell(struct image *im)
 {
-	if (im->told == TOLD_MAX)
-		snap_warnx("%s: more faults: from here on they are only counted", im->path);
-	im->told += im->told <= TOLD_MAX;
-	return im->told <= TOLD_MAX;
+	if (im->told > TOLD_MAX)
+		return 0;
+	if (im->told++ < TOLD_MAX)
+		return 1;
+	snap_warnx("%s: more faults: from here on they are only counted", im->path);
+	return 0;
 }
 
 static int

@@ -46,23 +46,6 @@ note_signal(int sig)
 	got_signal = sig;
 }
 
-/* Not restarting: a read that waits for the source must come back.  What is ignored
- * stays so: it was nohup. */
-static void
-catch_signals(void)
-{
-	static const int sigs[] = { SIGHUP, SIGINT, SIGTERM };
-	struct sigaction sa, old;
-	size_t i;
-
-	memset(&sa, 0, sizeof sa);
-	sa.sa_handler = note_signal;
-	sigemptyset(&sa.sa_mask);
-	for (i = 0; i < sizeof sigs / sizeof sigs[0]; i++)
-		if (sigaction(sigs[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN)
-			sigaction(sigs[i], &sa, NULL);
-}
-
 /* The reason has been printed: no image will come of this. */
 static void
 give_up(struct save *s, int status)
@@ -223,7 +206,8 @@ run_save(const struct options *o)
 	}
 	if (guard_start(&s.guard, STDIN_FILENO, o->file[0]))
 		return 0;
-	catch_signals();
+	/* Not restarting: a read that waits for the source must come back. */
+	on_signals_to_end(note_signal);
 	opt.unit_pages = o->unit_pages;
 	opt.cluster_size = o->cluster_size;
 	opt.threads = o->threads;

@@ -80,6 +80,21 @@ set_signals(void)
 	sigaction(SIGXFSZ, &sa, NULL);
 }
 
+void
+on_signals_to_end(void (*fn)(int))
+{
+	static const int sigs[] = { SIGHUP, SIGINT, SIGTERM };
+	struct sigaction sa, old;
+	size_t i;
+
+	memset(&sa, 0, sizeof sa);
+	sa.sa_handler = fn;
+	sigemptyset(&sa.sa_mask);
+	for (i = 0; i < sizeof sigs / sizeof sigs[0]; i++)
+		if (sigaction(sigs[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN)
+			sigaction(sigs[i], &sa, NULL);
+}
+
 /*
  * Before a command line that cannot be carried out is given up.  A source whose
  * reader goes away may hang its guest for ever, so its stream is read as far as
@@ -96,9 +111,7 @@ part_in_peace(const struct options *o)
 	if (verb == VERB_LOAD || verb == VERB_INFO || verb == VERB_CHECK ||
 	    !stream_is_pipe(STDIN_FILENO))
 		return;
-	signal(SIGHUP, SIG_IGN);
-	signal(SIGINT, SIG_IGN);
-	signal(SIGTERM, SIG_IGN);
+	on_signals_to_end(SIG_IGN);
 	if (verb != VERB_SAVE && !stream_waits(STDIN_FILENO, FIRST_BYTES_MS))
 		stream_reject(STDOUT_FILENO, o->resume);
 	refuse_stream();

@@ -60,6 +60,12 @@ void snap_warnx(const char *fmt, ...) PRINTF_LIKE(1, 2);
 /* Print "qemu-snap: message: <text of err, an errno value>" to stderr. */
 void snap_warn(int err, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
+/*
+ * What SIGHUP, SIGINT and SIGTERM do from now on: a handler, SIG_IGN or SIG_DFL.  No
+ * read is restarted.  What whoever started us ignores (nohup) stays ignored.
+ */
+void on_signals_to_end(void (*fn)(int));
+
 /* Print a stranger's name to stdout, with '?' for control characters. */
 void print_name(const char *name);
 /* Write out what was printed to stdout: status, or SNAP_ESYS if that fails. */

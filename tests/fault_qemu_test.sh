@@ -5,22 +5,9 @@
 
 . "$(dirname "$0")/lib.sh"
 
-oneTimeSetUp() {
-	work=$SHUNIT_TMPDIR
-	installed=$(command -v qemu-system-x86_64)
-	newer=$(sh "$TESTS/get-qemu10" 2>"$work/get") || newer=
-	why_no_newer=$(tail -n 1 "$work/get")
-}
-
-setUp() {
-	missing=
-}
-
-# At most one notice for a test, however many scenarios it has.
-tearDown() {
-	[ -z "${missing-}" ] || echo "SKIP $missing"
-	missing=
-}
+oneTimeSetUp() { find_qemus; }
+setUp() { missing=; }
+tearDown() { tell_missing; }
 
 # scenario ARG...: on every QEMU there is.
 scenario() {
@@ -30,19 +17,7 @@ scenario() {
 scenario_on() {
 	scenario_qemus=$1
 	shift
-	for qemu in $scenario_qemus; do
-		"$TESTS/faults" --qemu="$qemu" --snap="$SNAP" --mem=64 --timeout=300 "$@" \
-			>"$work/out" 2>"$work/err"
-		code=$?
-		cat "$work/out"
-		case $code in
-		0) ;;
-		77) missing=$(tail -n 1 "$work/err") ;;
-		*) cat "$work/err" ;;
-		esac
-		[ $code -eq 77 ] || assertEquals "$qemu $*: exit status" 0 $code
-	done
-	[ -n "$installed$newer" ] || missing="no QEMU"
+	on_qemus "$scenario_qemus" "$TESTS/faults" --mem=64 --timeout=300 "$@"
 }
 
 test_newer_qemu_is_tested_too() {

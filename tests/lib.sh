@@ -94,3 +94,38 @@ wait_for() {
 		sleep 0.1
 	done
 }
+
+# ---- suites with real QEMUs ----
+
+# Sets installed and newer, empty if there is none, and work, a directory. In oneTimeSetUp.
+find_qemus() {
+	work=$SHUNIT_TMPDIR
+	installed=$(command -v qemu-system-x86_64)
+	newer=$(sh "$TESTS/get-qemu10" 2>"$work/get") || newer=
+	why_no_newer=$(tail -n 1 "$work/get")
+}
+
+# At most one notice for a test, however many scenarios it has. In tearDown; setUp empties missing.
+tell_missing() {
+	[ -z "${missing-}" ] || echo "SKIP $missing"
+	missing=
+}
+
+# on_qemus QEMUS COMMAND ARG...: a scenario on each of them; an exit status of 77 means that it
+# cannot be run here.
+on_qemus() {
+	on_qemus_list=$1 on_qemus_command=$2
+	shift 2
+	for qemu in $on_qemus_list; do
+		"$on_qemus_command" --qemu="$qemu" --snap="$SNAP" "$@" >"$work/out" 2>"$work/err"
+		code=$?
+		cat "$work/out"
+		case $code in
+		0) ;;
+		77) missing=$(tail -n 1 "$work/err") ;;
+		*) cat "$work/err" ;;
+		esac
+		[ $code -eq 77 ] || assertEquals "$qemu $*: exit status" 0 $code
+	done
+	[ -n "$installed$newer" ] || missing="no QEMU"
+}

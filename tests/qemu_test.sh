@@ -7,37 +7,13 @@
 
 all_loads=precopy,postcopy,postcopy=60,postcopy:stopped
 
-oneTimeSetUp() {
-	work=$SHUNIT_TMPDIR
-	installed=$(command -v qemu-system-x86_64)
-	newer=$(sh "$TESTS/get-qemu10" 2>"$work/get") || newer=
-	why_no_newer=$(tail -n 1 "$work/get")
-}
-
-setUp() {
-	missing=
-}
-
-# At most one notice for a test, however many scenarios it has.
-tearDown() {
-	[ -z "${missing-}" ] || echo "SKIP $missing"
-	missing=
-}
+oneTimeSetUp() { find_qemus; }
+setUp() { missing=; }
+tearDown() { tell_missing; }
 
 # scenario ARG...: on every QEMU there is.
 scenario() {
-	for qemu in $installed $newer; do
-		"$TESTS/roundtrip" --qemu="$qemu" --snap="$SNAP" "$@" >"$work/out" 2>"$work/err"
-		code=$?
-		cat "$work/out"
-		case $code in
-		0) ;;
-		77) missing=$(tail -n 1 "$work/err") ;;
-		*) cat "$work/err" ;;
-		esac
-		[ $code -eq 77 ] || assertEquals "$qemu $*: exit status" 0 $code
-	done
-	[ -n "$installed$newer" ] || missing="no QEMU"
+	on_qemus "$installed $newer" "$TESTS/roundtrip" "$@"
 }
 
 test_newer_qemu_is_tested_too() {
