@@ -392,24 +392,23 @@ test_check_and_info() {
 
 # ---- postcopy ----
 
-# The client does not know beforehand how the program will end: if it was content but for the exit
-# status, it is asked again. Where the last calls are, depends on when requests come: near them it
-# may well change its mind some times.
-op_postcopy() {
+# client OPTION... COMMAND...: a destination, which asks for pages. It does not know beforehand how the
+# program will end: if it was content but for the exit status, it is asked again. Where the last calls
+# are, depends on when requests come: near them it may well change its mind some times.
+client() {
 	want_exit=1 tries=0
 	while [ $tries -lt 20 ]; do
 		tries=$((tries + 1))
-		# shellcheck disable=SC2086
-		"$TOOLS/rpclient" --seed=2 --requests=30 --burst=3 --repeat --before-run --dump \
-			--timeout=$LIMIT --expect-exit=$want_exit \
-			"$FAULT" $options load i >out 2>err
+		"$TOOLS/rpclient" --seed=2 --requests=30 --burst=3 --repeat --dump --timeout=$LIMIT \
+			--expect-exit=$want_exit "$@" >out 2>err
 		judged=$?
 		status=$(sed -n 's/^pages .* exit //p' out)
 		status=${status:-99}
 		grep '^rpclient: ' err >judgement
 		case $want_exit$judged$(cat judgement) in
 		"11rpclient: the command's exit status is 0") want_exit=0 ;;
-		"01rpclient: stream offset "*": the command died or closed its output early") want_exit=1 ;;
+		"01rpclient: stream offset "*": the command died or closed its output early" | \
+			"01rpclient: stream offset "*": refused") want_exit=1 ;;
 		*) break ;;
 		esac
 		rm -f count
@@ -424,6 +423,16 @@ op_postcopy() {
 		one_cause
 		[ -z "$(comm -23 got want)" ] || complain "a wrong page came out"
 	fi
+}
+
+op_postcopy() {
+	# shellcheck disable=SC2086
+	client --before-run "$FAULT" $options load i
+}
+
+# The server whose place it takes ends in the middle, without a fault.
+op_resume() {
+	client --hangup=120 --resume="exec '$FAULT' $options --resume load i" "$SNAP" --postcopy load i
 }
 
 prepare_postcopy() {
@@ -456,6 +465,24 @@ test_postcopy_without_memory() {
 	for call in malloc calloc posix_memalign; do
 		each op_postcopy $call ENOMEM
 	done
+	content
+}
+
+test_resume() {
+	prepare_postcopy
+	each op_resume pread EIO
+	each op_resume open EMFILE
+	each op_resume pipe EMFILE
+	each op_resume pthread_create EAGAIN
+	options="--aio=threads,0"
+	each op_resume pread EIO
+	options=
+	for call in malloc calloc posix_memalign; do
+		each op_resume $call ENOMEM
+	done
+	same op_resume pread:\*:short
+	same op_resume pread:\*:delay:2000
+	same op_resume pread:3:EINTR,pread:9:EINTR,pread:14:EINTR
 	content
 }
 

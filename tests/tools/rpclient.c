@@ -38,6 +38,8 @@
  *	--precopy-ok		a stream without postcopy is right, too
  *	--read-delay=US		after every 32 KiB
  *	--hangup=PAGES		close both pipes after so many pages
+ *	--resume=COMMAND	of the shell; after --hangup, it takes up the guest.  From
+ *				there on it is the command that is judged
  *	--stop-reading=PAGES	read no more after so many pages, close a second later
  *	--no-shut		close without SHUT
  *	--shut=N		say SHUT N
@@ -89,14 +91,15 @@ enum {
 enum { VM_EOF, START, PART, END, FULL, SUBSECTION, DESCRIPTION, CONFIGURATION, COMMAND,
     FOOTER = 0x7e };
 
-enum { OPEN_RETURN_PATH = 1, PING, ADVISE, LISTEN, RUN, DISCARD, PACKAGED };
+enum { OPEN_RETURN_PATH = 1, PING, ADVISE, LISTEN, RUN, DISCARD, PACKAGED, RESUME = 9,
+    RECV_BITMAP };
 
 enum { ZERO = 0x02, MEM_SIZE = 0x04, PAGE = 0x08, EOS = 0x10, CONTINUE = 0x20 };
 
-enum { SHUT = 1, PONG, REQ_PAGES_ID, REQ_PAGES };
+enum { SHUT = 1, PONG, REQ_PAGES_ID, REQ_PAGES, BITMAP, RESUME_ACK };
 
 /* What the stream has come to. */
-enum state { NONE, ADVISED, DISCARDING, RUNNING, ENDED };
+enum state { NONE, ADVISED, DISCARDING, RUNNING, PAUSED, ENDED };
 
 /* Of a page of the target. */
 enum { ABSENT, IS_ZERO, IS_DATA };
@@ -125,7 +128,7 @@ static struct {
 	uint64_t page_size, host_page, base_page, requests, seed, burst, before_run;
 	uint64_t read_delay, hangup, stop_reading, shut, timeout, expect_exit, max_ahead;
 	int all, sequential, repeat, precopy_ok, no_shut, garbage, dump, latency;
-	const char *odd;
+	const char *odd, *resume;
 	struct { const char *name; size_t len; uint64_t size; } host[HOST_PAGES_MAX];
 	size_t nhost;
 } opt = {
@@ -151,6 +154,8 @@ static int64_t deadline;
 static FILE *rest;
 
 static void finish(int) __attribute__((noreturn));
+static void resume(void) __attribute__((noreturn));
+static void take_elements(void) __attribute__((noreturn));
 static void fail(const char *, ...) __attribute__((noreturn, format(printf, 1, 2)));
 
 /* ---- time and chance ---- */
@@ -495,16 +500,34 @@ take_footer(uint32_t sid)
 /* ---- the return path ---- */
 
 static void
-rp_put(unsigned type, const void *msg, size_t len)
+rp_raw(const void *p, size_t len)
 {
-	if (rp_len + 4 + len > sizeof rp_buf)
+	if (rp_len + len > sizeof rp_buf)
 		wait_for(0, -1);
 	if (rp_broken)
 		return;
-	put_be16(rp_buf + rp_len, type);
-	put_be16(rp_buf + rp_len + 2, (uint32_t)len);
-	memcpy(rp_buf + rp_len + 4, msg, len);
-	rp_len += 4 + len;
+	memcpy(rp_buf + rp_len, p, len);
+	rp_len += len;
+}
+
+static void
+rp_raw64(uint64_t v)
+{
+	uint8_t word[8];
+
+	put_be64(word, v);
+	rp_raw(word, sizeof word);
+}
+
+static void
+rp_put(unsigned type, const void *msg, size_t len)
+{
+	uint8_t head[4];
+
+	put_be16(head, type);
+	put_be16(head + 2, (uint32_t)len);
+	rp_raw(head, sizeof head);
+	rp_raw(msg, len);
 }
 
 static void
@@ -543,13 +566,14 @@ block_of(uint64_t host_page)
 	return b;
 }
 
+static const struct block *last_asked;	/* on this return path */
+
 static void
 ask(struct block *b, uint64_t h)
 {
-	static const struct block *last;
-
-	rp_request(b->name, last != NULL ? last->name : NULL, h * b->host, (uint32_t)b->host);
-	last = b;
+	rp_request(b->name, last_asked != NULL ? last_asked->name : NULL, h * b->host,
+	    (uint32_t)b->host);
+	last_asked = b;
 }
 
 /* Ask for a host page that was not asked for and has not come: 0 none is left. */
@@ -707,6 +731,11 @@ take_page(struct block *b, uint64_t off, unsigned flags)
 	npages++;
 	if (npages == opt.stop_reading)
 		pause_for(1000000);
+	if (npages == opt.hangup && opt.resume != NULL) {
+		if (state == RUNNING && --place_left == 0)
+			page_came(b, off / b->host);
+		resume();
+	}
 	if (npages == opt.stop_reading || npages == opt.hangup)
 		finish(0);
 	if (state == RUNNING && --place_left == 0)
@@ -1271,12 +1300,11 @@ end_precopy(void)
 }
 
 static void
-take_stream(void)
+take_elements(void)
 {
-	int have_part = 0;
+	static int have_part;
 	unsigned type;
 
-	take_configuration();
 	for (;;) {
 		keeping = 1;
 		type = peek();
@@ -1299,6 +1327,119 @@ take_stream(void)
 		else
 			fail("element 0x%02x out of place", type);
 	}
+}
+
+/* ---- taken up by another command ---- */
+
+static void spawn(char **);
+
+/* Everything else is still to come, or to be discarded by nobody any more. */
+static void
+take_resume(void)
+{
+	uint8_t ack[4];
+	struct request *r;
+
+	put_be32(ack, 1);
+	rp_put(RESUME_ACK, ack, sizeof ack);
+	for (r = requests; r < requests + nrequests; r++)
+		if (r->took < 0)
+			ask(r->b, r->h);
+}
+
+/* The bitmap of the pages that have come, in little-endian words of 64 bits. */
+static void
+take_recv_bitmap(size_t len)
+{
+	const uint8_t *p = take(len);
+	uint8_t name[256], word[8];
+	uint64_t k, bits;
+	struct block *b;
+	size_t i;
+
+	if (len < 2 || len != 1 + (size_t)p[0])
+		fail("malformed RECV_BITMAP");
+	memcpy(name, p, len);
+	for (i = 0; i < nblocks && (strlen(blocks[i].name) != name[0] ||
+	    memcmp(blocks[i].name, name + 1, name[0]) != 0); i++)
+		;
+	if (i == nblocks)
+		fail("RECV_BITMAP of an unknown block");
+	b = &blocks[i];
+	rp_put(BITMAP, name, len);
+	bits = (b->len / opt.page_size + 63) / 64 * 64;
+	rp_raw64(bits / 8);
+	for (k = 0; k < bits; k += 64) {
+		memset(word, 0, sizeof word);
+		for (i = 0; i < 64 && k + i < b->len / opt.page_size; i++)
+			if (b->hstate[(k + i) * opt.page_size / b->host] & PLACED)
+				word[i / 8] |= (uint8_t)(1 << i % 8);
+		rp_raw(word, sizeof word);
+	}
+	rp_raw64(UINT64_C(0x0123456789abcdef));
+	wait_for(0, -1);
+}
+
+/* A server that fails before it has begun says so in its own way. */
+static void
+take_refusal(void)
+{
+	if (opt.expect_exit == 0)
+		fail("refused");
+	do {
+		offset += buf_len - buf_pos;
+		buf_pos = buf_len;
+	} while (fill());
+	ended_early();
+}
+
+/* The command is gone, as far as the guest can tell: another one begins. */
+static void
+resume(void)
+{
+	char shell[] = "sh", c[] = "-c", *argv[4] = { shell, c, NULL, NULL };
+	char command[4096];
+	unsigned cmd, len;
+
+	if (state != RUNNING)
+		fail("--resume before the guest runs");
+	kill(child, SIGKILL);	/* before it sees that the pipes are closed, and says so */
+	waitpid(child, NULL, 0);
+	close(in_fd);
+	close(rp_fd);
+	if (place_left > 0)	/* a part of a host page is nothing */
+		memset(place_block->state + place_page * place_block->host / opt.page_size,
+		    ABSENT, place_block->host / opt.page_size);
+	place_left = 0;
+	buf_pos = buf_len = rp_len = 0;
+	offset = 0;
+	rp_broken = 0;
+	current = NULL;
+	last_asked = NULL;
+	state = PAUSED;
+	if (strlen(opt.resume) >= sizeof command)
+		fail("--resume: too long");
+	strcpy(command, opt.resume);
+	argv[2] = command;
+	spawn(argv);
+	while (state == PAUSED) {
+		if (peek() != COMMAND)
+			fail("element 0x%02x before RESUME", peek());
+		take8();
+		cmd = take16();
+		len = take16();
+		if (cmd == RECV_BITMAP)
+			take_recv_bitmap(len);
+		else if (cmd == RESUME && len == 0)
+			state = RUNNING;
+		else
+			fail("command %u of %u bytes before RESUME", cmd, len);
+	}
+	take_resume();
+	pump();
+	if (peek() == 0xff)
+		take_refusal();
+	take_elements();
 }
 
 /* ---- command line ---- */
@@ -1402,7 +1543,9 @@ parse_option(const char *arg)
 			opt.host[opt.nhost].len = (size_t)(eq - v);
 			opt.host[opt.nhost++].size = host_page_size(eq + 1);
 		}
-	} else if ((v = value_of(arg, "--odd")) != NULL)
+	} else if ((v = value_of(arg, "--resume")) != NULL)
+		opt.resume = v;
+	else if ((v = value_of(arg, "--odd")) != NULL)
 		parse_odd(v);
 	else if ((v = value_of(arg, "--rest")) != NULL) {
 		if ((rest = fopen(v, "wb")) == NULL) {
@@ -1456,6 +1599,6 @@ main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	spawn(argv + k);
 	deadline = now() + (int64_t)opt.timeout * 1000000;
-	take_stream();
-	return 2;
+	take_configuration();
+	take_elements();
 }
