@@ -341,12 +341,21 @@ test_load() {
 	content
 }
 
+# heeding SIGNAL COMMAND...: INT is ignored in what a script leaves in the background, HUP after
+# nohup, and no shell can undo that.
+heeding() {
+	exec python3 -c 'import os, signal, sys
+signal.signal(getattr(signal, "SIG" + sys.argv[1]), signal.SIG_DFL)
+os.execv(sys.argv[2], sys.argv[2:])' "$@"
+}
+
 # QEMU would wait for the first byte for ever.
 test_load_that_is_told_to_end_before_it_begins() {
 	prepare_load
 	SNAP_FAULT=pread:\*:delay:500000
-	for signal in HUP TERM; do	# INT is ignored in what a script leaves in the background
-		{ "$FAULT" load i 2>err & echo $! >pid; wait $!; echo $? >status; } | od -An -tx1 >l &
+	for signal in HUP INT TERM; do
+		{ heeding $signal "$FAULT" load i 2>err & echo $! >pid; wait $!; echo $? >status; } |
+			od -An -tx1 >l &
 		job=$!
 		sleep 1
 		kill -$signal "$(cat pid)"
@@ -392,9 +401,9 @@ test_check_and_info() {
 
 # ---- postcopy ----
 
-# client OPTION... COMMAND...: a destination, which asks for pages. It does not know beforehand how the
-# program will end: if it was content but for the exit status, it is asked again. Where the last calls
-# are, depends on when requests come: near them it may well change its mind some times.
+# client OPTION... COMMAND...: a destination, which asks for pages. It does not know beforehand how
+# the program will end: if it was content but for the exit status, it is asked again. Where the last
+# calls are, depends on when requests come: near them it may well change its mind some times.
 client() {
 	want_exit=1 tries=0
 	while [ $tries -lt 20 ]; do
