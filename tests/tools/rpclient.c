@@ -731,15 +731,25 @@ take_page(struct block *b, uint64_t off, unsigned flags)
 	npages++;
 	if (npages == opt.stop_reading)
 		pause_for(1000000);
-	if (npages == opt.hangup && opt.resume != NULL) {
-		if (state == RUNNING && --place_left == 0)
-			page_came(b, off / b->host);
-		resume();
-	}
-	if (npages == opt.stop_reading || npages == opt.hangup)
+	if (npages == opt.stop_reading || (npages == opt.hangup && opt.resume == NULL))
 		finish(0);
 	if (state == RUNNING && --place_left == 0)
 		page_came(b, off / b->host);
+	if (npages == opt.hangup)
+		resume();
+}
+
+/* The block of a name; what: where it stands, for the message. */
+static struct block *
+find_block(const char *name, const char *what)
+{
+	size_t i;
+
+	for (i = 0; i < nblocks && strcmp(blocks[i].name, name) != 0; i++)
+		;
+	if (i == nblocks)
+		fail("%s of unknown block %s", what, name);
+	return &blocks[i];
 }
 
 /* The records of a RAM section after START. */
@@ -749,7 +759,6 @@ take_records(void)
 	char name[256];
 	uint64_t word, off;
 	unsigned flags;
-	size_t i;
 
 	while ((word = take64()) != EOS) {
 		flags = (unsigned)word & tps_mask;
@@ -758,11 +767,7 @@ take_records(void)
 			fail("record with flags 0x%x", flags);
 		if (!(flags & CONTINUE)) {
 			take_name(name);
-			for (i = 0; i < nblocks && strcmp(blocks[i].name, name) != 0; i++)
-				;
-			if (i == nblocks)
-				fail("page of unknown block %s", name);
-			current = &blocks[i];
+			current = find_block(name, "page");
 		}
 		if (current == NULL)
 			fail("the first page names no block");
@@ -777,6 +782,17 @@ take_records(void)
 
 /* ---- before the pages ---- */
 
+/* A command that fails before it has begun says so in its own way. */
+static void
+take_refusal(void)
+{
+	do {
+		offset += buf_len - buf_pos;
+		buf_pos = buf_len;
+	} while (fill());
+	ended_early();
+}
+
 static int has_addr;		/* x-ignore-shared */
 static uint64_t summary;	/* page sizes as ADVISE has them */
 
@@ -788,13 +804,8 @@ take_configuration(void)
 
 	keeping = 1;
 	/* A failing command should write something, but not a stream. */
-	if (peek() != 'Q' && opt.expect_exit != 0) {
-		do {
-			offset += buf_len;
-			buf_pos = buf_len;
-		} while (fill());
-		ended_early();
-	}
+	if (peek() != 'Q' && opt.expect_exit != 0)
+		take_refusal();
 	if (memcmp(take(8), "QEVM\0\0\0\3", 8) != 0)
 		fail("not a migration stream");
 	if (take8() != CONFIGURATION)
@@ -1027,7 +1038,7 @@ take_discard(size_t len)
 	char name[256];
 	struct block *b;
 	uint64_t start, n, k;
-	size_t i, used;
+	size_t used;
 
 	if (state != ADVISED && state != DISCARDING)
 		fail("DISCARD out of place");
@@ -1040,11 +1051,7 @@ take_discard(size_t len)
 	memcpy(name, p + 2, p[1]);
 	name[p[1]] = '\0';
 	used = 3 + (size_t)p[1];
-	for (i = 0; i < nblocks && strcmp(blocks[i].name, name) != 0; i++)
-		;
-	if (i == nblocks)
-		fail("DISCARD of unknown block %s", name);
-	b = &blocks[i];
+	b = find_block(name, "DISCARD");
 	for (q = p + used; q < p + len; q += 16) {
 		start = get_be64(q);
 		n = get_be64(q + 8);
@@ -1333,7 +1340,7 @@ take_elements(void)
 
 static void spawn(char **);
 
-/* Everything else is still to come, or to be discarded by nobody any more. */
+/* The answer to RESUME; what the last server still owed is asked for again. */
 static void
 take_resume(void)
 {
@@ -1351,22 +1358,19 @@ take_resume(void)
 static void
 take_recv_bitmap(size_t len)
 {
-	const uint8_t *p = take(len);
-	uint8_t name[256], word[8];
+	uint8_t word[8], reply[256];
 	uint64_t k, bits;
 	struct block *b;
+	char name[256];
 	size_t i;
 
-	if (len < 2 || len != 1 + (size_t)p[0])
+	take_name(name);
+	if (len != 1 + strlen(name))
 		fail("malformed RECV_BITMAP");
-	memcpy(name, p, len);
-	for (i = 0; i < nblocks && (strlen(blocks[i].name) != name[0] ||
-	    memcmp(blocks[i].name, name + 1, name[0]) != 0); i++)
-		;
-	if (i == nblocks)
-		fail("RECV_BITMAP of an unknown block");
-	b = &blocks[i];
-	rp_put(BITMAP, name, len);
+	b = find_block(name, "RECV_BITMAP");
+	reply[0] = (uint8_t)(len - 1);
+	memcpy(reply + 1, name, len - 1);
+	rp_put(BITMAP, reply, len);
 	bits = (b->len / opt.page_size + 63) / 64 * 64;
 	rp_raw64(bits / 8);
 	for (k = 0; k < bits; k += 64) {
@@ -1378,19 +1382,6 @@ take_recv_bitmap(size_t len)
 	}
 	rp_raw64(UINT64_C(0x0123456789abcdef));
 	wait_for(0, -1);
-}
-
-/* A server that fails before it has begun says so in its own way. */
-static void
-take_refusal(void)
-{
-	if (opt.expect_exit == 0)
-		fail("refused");
-	do {
-		offset += buf_len - buf_pos;
-		buf_pos = buf_len;
-	} while (fill());
-	ended_early();
 }
 
 /* The command is gone, as far as the guest can tell: another one begins. */
@@ -1437,6 +1428,8 @@ resume(void)
 	}
 	take_resume();
 	pump();
+	if (peek() == 0xff && opt.expect_exit == 0)
+		fail("refused");
 	if (peek() == 0xff)
 		take_refusal();
 	take_elements();
