@@ -17,7 +17,7 @@ OBJ = snap.o options.o message.o save.o guard.o load.o postcopy.o info.o check.o
 HDR = snap.h options.h stream.h image.h layout.h table.h crc32c.h aio.h \
 	bytes.h postcopy.h guard.h
 FAULT = tests/tools/qemu-snap-fault
-TOOLS = tests/tools/mkstream tests/tools/rpclient tests/tools/ringtest
+TOOLS = tests/tools/mkstream tests/tools/rpclient tests/tools/ringtest tests/tools/crctest
 
 all: qemu-snap
 
@@ -40,6 +40,9 @@ tests/tools/rpclient: tests/tools/rpclient.c bytes.h
 tests/tools/ringtest: tests/tools/ringtest.c aio_pthreads.o aio.h
 	$(CC) $(STD) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -I. -o $@ tests/tools/ringtest.c \
 	    aio_pthreads.o -lpthread $(LDLIBS)
+
+tests/tools/crctest: tests/tools/crctest.c crc32c.o crc32c.h
+	$(CC) $(STD) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -I. -o $@ tests/tools/crctest.c crc32c.o
 
 # The program with the seam for faults in it; gcc and clang know -include.
 $(FAULT): $(OBJ) $(HDR) tests/tools/fault.c tests/tools/fault.h

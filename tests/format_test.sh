@@ -20,6 +20,16 @@ test_the_example() {
 m 400 zero" "$(cat out)"
 }
 
+# With the processor's instruction where it has one, and with the tables alone.
+test_crc() {
+	run "$TOOLS/crctest"
+	assertEquals "$(cat err)" 0 "$status"
+	${CC:-cc} -D_POSIX_C_SOURCE=200809L -DNO_CRC_INSTRUCTION -O1 -I"$TOP" -o crctest \
+		"$TOOLS/crctest.c" "$TOP/crc32c.c" || fail "does not build"
+	run ./crctest
+	assertEquals "tables: $(cat err)" 0 "$status"
+}
+
 # The promise: what a released version wrote can be read by all later ones.
 test_images_of_released_versions() {
 	python3 "$TOOLS/tinystream.py" >s
