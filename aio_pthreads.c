@@ -191,10 +191,11 @@ aio_submit(struct aio *a, struct aio_req *r)
 	a->ring[a->tail++ % a->depth] = r;
 	if (a->nthreads == 0)
 		a->next = a->tail;
-	else
-		pthread_cond_signal(&a->more);
 	wake_locked(a);
 	pthread_mutex_unlock(&a->lock);
+	/* Outside of the lock, which a worker that wakes up needs at once. */
+	if (!now)
+		pthread_cond_signal(&a->more);
 }
 
 /*

@@ -137,8 +137,6 @@ run_load(const struct options *o)
 	else if ((im = image_open(o->file[0], o->io_flags, &err)) != NULL &&
 	    (err = check_wishes(im, o)) == 0 &&
 	    (err = image_check_sections(im, NULL)) == 0) {
-		/* In a stream that has begun, the end is word enough. */
-		on_signals_to_end(SIG_DFL);
 		err = o->percent < 0 && !o->resume ? load_precopy(im, o->threads) :
 		    load_postcopy(im, o);
 		image_close(im);

@@ -46,6 +46,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -163,9 +164,13 @@ send_preamble(struct image *im, struct stream_out *out)
 {
 	int err = send_bytes(im, out, SEC_PREAMBLE, UINT64_MAX);
 
-	if (err != 0)
+	if (err != 0) {
 		stream_reject(out->fd, 0);
-	return err != 0 ? err : out_flush(out);
+		return err;
+	}
+	/* In a stream that has begun, the end is word enough. */
+	on_signals_to_end(SIG_DFL);
+	return out_flush(out);
 }
 
 /* ---- marks ---- */
@@ -1055,6 +1060,7 @@ resume(struct server *p)
 	size_t k;
 	int err;
 
+	on_signals_to_end(SIG_DFL);
 	for (k = 0; k < p->ram->nblk; k++)
 		if ((err = ask_bitmap(p, k)) != 0) {
 			stream_reject(STDOUT_FILENO, 1);

@@ -22,7 +22,7 @@ int load_postcopy(struct image *im, const struct options *o);
 int send_bytes(struct image *im, struct stream_out *out, uint32_t type, uint64_t len);
 
 /* Write the preamble at once: QEMU waits for a first byte for ever, so whatever
- * comes, it gets some. */
+ * comes, it gets some.  From here on signals just end the program. */
 int send_preamble(struct image *im, struct stream_out *out);
 
 #endif

@@ -342,10 +342,11 @@ test_load() {
 }
 
 # heeding SIGNAL COMMAND...: INT is ignored in what a script leaves in the background, HUP after
-# nohup, and no shell can undo that.
+# nohup, and no shell can undo that.  The file `heeded` is there when COMMAND begins.
 heeding() {
 	exec python3 -c 'import os, signal, sys
 signal.signal(getattr(signal, "SIG" + sys.argv[1]), signal.SIG_DFL)
+open("heeded", "w").close()
 os.execv(sys.argv[2], sys.argv[2:])' "$@"
 }
 
@@ -354,9 +355,11 @@ test_load_that_is_told_to_end_before_it_begins() {
 	prepare_load
 	SNAP_FAULT=pread:\*:delay:500000
 	for signal in HUP INT TERM; do
+		rm -f heeded
 		{ heeding $signal "$FAULT" load i 2>err & echo $! >pid; wait $!; echo $? >status; } |
 			od -An -tx1 >l &
 		job=$!
+		wait_for 10 test -f heeded || fail "it did not begin"
 		sleep 1
 		kill -$signal "$(cat pid)"
 		wait $job

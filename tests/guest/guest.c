@@ -9,6 +9,7 @@
  * Command line, words separated by blanks:
  *   hot=N, hot=N%   size of the hot set in pages, or in percent of all pages (default 1024);
  *                   0: the guest rewrites nothing, it only reads
+ *   use=N, use=N%   leave the rest of the RAM alone (default: all of it)
  *   every=N         one hot page is rewritten for every N pages checked (default 4)
  *
  * On COM1, a line each:
@@ -498,6 +499,11 @@ void first_main(const struct start_info *info)
 			end_page = (uint32_t)((end < 0xfffff000u ? end : 0xfffff000u) / PAGE);
 	}
 	generation = (uint16_t *)image;
+	pages = option(line, "use=", end_page, &percent);
+	if (percent)
+		pages = (pages < 100 ? pages : 100) * (end_page / 100);
+	if (pages < end_page)
+		end_page = pages;
 	first_page = (image + end_page * 2 + PAGE - 1) / PAGE;
 	ncpus = count_cpus();
 	if (ncpus > MAX_CPUS)
