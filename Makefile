@@ -5,6 +5,7 @@
 
 CC = c99
 CFLAGS = -O2
+BENCH =
 PREFIX = /usr/local
 BINDIR = $(PREFIX)/bin
 MANDIR = $(PREFIX)/share/man
@@ -55,6 +56,13 @@ check:
 	$(MAKE) all tools $(FAULT)
 	sh tests/run
 
+bench/peer: bench/peer.c bytes.h
+	$(CC) $(STD) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -I. -o $@ bench/peer.c
+
+# Figures, against cat and QEMU's own ways.  BENCH=live for background snapshots.
+bench: all tools bench/peer
+	bench/bench $(BENCH)
+
 # Large guests, long runs.
 check-long: check
 	sh tests/matrix
@@ -81,6 +89,6 @@ uninstall:
 	rm -f $(DESTDIR)$(BINDIR)/qemu-snap $(DESTDIR)$(MANDIR)/man1/qemu-snap.1
 
 clean:
-	rm -f qemu-snap $(OBJ) $(TOOLS) $(FAULT)
+	rm -f qemu-snap $(OBJ) $(TOOLS) $(FAULT) bench/peer
 
-.PHONY: all tools check check-long demo install uninstall clean
+.PHONY: all bench tools check check-long demo install uninstall clean

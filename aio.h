@@ -44,6 +44,10 @@ struct aio_req {
 
 struct aio;
 
+/* How many threads are worth having here, at most most: one waits for the disk, the
+ * others have a processor each. */
+unsigned aio_workers(unsigned most);
+
 /*
  * A ring for at most depth requests, served by nworkers threads of its own.
  * With nworkers 0, or where not one thread can be started, aio_submit() does
@@ -105,6 +109,8 @@ int io_sync_dir(int fd);
 int io_rename(const char *from, const char *to);
 int io_unlink(const char *path);
 int io_close(int fd);
+/* Have the pipe fd hold len bytes, where that is possible: fewer wake-ups. */
+void io_pipe_room(int fd, size_t len);
 /* Bytes free to us where the file lies. */
 int io_room(int fd, uint64_t *avail);
 

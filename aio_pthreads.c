@@ -22,7 +22,7 @@
  * touched by one thread at a time and needs none.
  */
 #ifdef __linux__
-#define _GNU_SOURCE		/* O_DIRECT */
+#define _GNU_SOURCE		/* O_DIRECT, F_SETPIPE_SZ */
 #endif
 #include "aio.h"
 
@@ -136,6 +136,18 @@ worker(void *arg)
 	}
 	pthread_mutex_unlock(&a->lock);
 	return NULL;
+}
+
+unsigned
+aio_workers(unsigned most)
+{
+#ifdef _SC_NPROCESSORS_ONLN
+	long n = sysconf(_SC_NPROCESSORS_ONLN);
+
+	if (n > 0 && n < (long)most)
+		return n < 2 ? 2 : (unsigned)n;
+#endif
+	return most;
 }
 
 struct aio *
@@ -615,6 +627,17 @@ int
 io_close(int fd)
 {
 	return close(fd) == 0 ? 0 : errno;
+}
+
+void
+io_pipe_room(int fd, size_t len)
+{
+#if defined(F_SETPIPE_SZ) && !defined(NO_PIPE_SIZE)
+	fcntl(fd, F_SETPIPE_SZ, (int)len);	/* it may be none, or not allowed */
+#else
+	(void)fd;
+	(void)len;
+#endif
 }
 
 int

@@ -64,12 +64,15 @@ send_zero(struct image *im, struct stream_out *out)
 	return err;
 }
 
+enum { PIPE_ROOM = 1 << 20 };	/* bytes; what a pipe may have without privileges */
+
 static int
 load_precopy(struct image *im, unsigned threads)
 {
 	struct stream_out out;
 	int err;
 
+	io_pipe_room(STDOUT_FILENO, PIPE_ROOM);
 	out_init(&out, STDOUT_FILENO, image_ram(im));
 	if ((err = send_preamble(im, &out)) != 0 ||
 	    (err = send_bytes(im, &out, SEC_PROLOGUE, UINT64_MAX)) != 0 ||

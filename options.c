@@ -16,7 +16,7 @@
 #include "snap.h"
 
 enum {
-	THREADS = 4,		/* more do not help a single disk or pipe */
+	THREADS = 4,		/* at most; more do not help a single disk or pipe */
 	THREADS_MAX = 64,
 	CLUSTER_SIZE = 1 << 20,
 	UNIT_PAGES = 16
@@ -382,7 +382,7 @@ options_parse(struct options *o, int argc, char **argv)
 
 	memset(o, 0, sizeof *o);
 	o->max_size = INT64_MAX;
-	o->threads = THREADS;
+	o->threads = aio_workers(THREADS);
 	o->cluster_size = CLUSTER_SIZE;
 	o->unit_pages = UNIT_PAGES;
 	o->percent = -1;

@@ -6,7 +6,8 @@
  * it has not got (DISCARD), and in one PACKAGED piece LISTEN, the state of the
  * devices, and RUN.  From LISTEN on it asks for pages over the return path;
  * meanwhile all stored pages are pushed to it.  Pages that are zero or were
- * never saved are sent only when asked for: what QEMU never got reads as zero.
+ * never saved are sent only when they, or neighbours of zero ones, are asked
+ * for: what QEMU never got reads as zero.
  *
  *	PRECOPY --switch_over--> LOADING --PONG--> RUNNING --finish--> ENDING
  *
@@ -25,8 +26,10 @@
  * Three queues, served in this order:
  *
  *	asked	 pages the guest waits for: a ring of small reads
- *	near	 the neighbours in the file of pages asked for; the same reads
- *	pushed	 the rest in file order: a ring of larger reads
+ *	near	 their neighbours, those of the last page asked for first; the same reads
+ *	pushed	 the rest in file order: a ring of larger reads.  Where a guest asks
+ *		 for one page after the other, it goes on from there, to be ahead of
+ *		 it; from the end it goes to the beginning, until it has seen all
  *
  * P1  The unit of asking, sending and marking is the host page of a block.  It
  *     goes out once (placed twice it is an error), whole, and in one piece: once
@@ -39,7 +42,8 @@
  *     QEMU then pauses the guest.  No page goes out unverified.
  * P5  The ring buffer of a record is given back when the pipe took the record.
  * P6  Tables are read by the owner, who serves nobody meanwhile: at most one leaf
- *     (with what leads to it) at a time for pages that nobody asked for.
+ *     (with what leads to it) at a time for pages that nobody asked for, and of
+ *     slots whose pages are on their way at most LOOK.
  */
 #include "postcopy.h"
 
@@ -60,7 +64,10 @@ enum {
 	ASKED_SIZE = 64 << 10,	/* as quick to read as one page from most disks */
 	PUSH_DEPTH = 8,
 	PUSH_SIZE = 256 << 10,
+	LOOK = 4096,		/* slots that the push passes by at a time */
 	NEAR_MAX = 8,		/* batches of neighbours that wait */
+	ROWS = 8,		/* places where a guest may be going through its memory */
+	ROW_STEP = 64,		/* pages from one of a row to the next, at most */
 	QUEUE = 1024,		/* requests that wait; then stdin does */
 	BURST = 4,		/* records between two looks at stdin */
 	AHEAD = 64 << 10,	/* bytes nobody asked for while a page asked for is
@@ -118,8 +125,9 @@ struct server {
 	uint64_t nhost;		/* host pages in all */
 	struct marks sent;	/* gone out, or going */
 	struct marks asked;	/* in the queue of requests, or further */
-	struct marks pushed;	/* queued for the push; large host pages only */
+	struct marks pushed;	/* queued for the push, or further */
 	struct marks had;	/* there before a resume */
+	struct marks counted;	/* slots of such pages, once they are in stored_sent */
 	uint64_t nsent;		/* host pages */
 
 	struct lane urgent, push;
@@ -128,7 +136,9 @@ struct server {
 	struct lane *begun;	/* whose host page is under way */
 	struct batch *spent;	/* to be given back after the flush */
 	struct lane *spent_lane;
-	uint64_t slot;		/* the push is so far */
+	uint64_t slot, left;	/* the push is here, and has so many slots to look at */
+	uint64_t row[ROWS];	/* pages asked for, the last one of each row */
+	unsigned nrow;
 	struct { uint64_t host, n; } queue[QUEUE];
 	unsigned qhead, qlen;
 
@@ -487,33 +497,65 @@ next_asked(struct server *p, struct job *j)
 	return 0;
 }
 
-/* The page asked for stands alone in b: add its neighbours in the file. */
+/* Does this page, which was asked for, follow another one? */
+static int
+in_a_row(struct server *p, uint64_t page)
+{
+	unsigned i;
+
+	for (i = 0; i < ROWS; i++)
+		if (page - p->row[i] - 1 < ROW_STEP) {
+			p->row[i] = page;
+			return 1;
+		}
+	p->row[p->nrow++ % ROWS] = page;
+	return 0;
+}
+
+/*
+ * The page asked for stands alone in b: add its neighbours in the guest, those behind
+ * it first; of stored ones such as lie near it in the file.  A page that is zero waits
+ * for no read.
+ */
 static int
 add_neighbours(struct server *p, struct batch *b)
 {
-	uint64_t asked = b->page[0], slot, first, end, page, h;
-	uint64_t slots = image_footer(p->im)->slots;
-	uint32_t crc;
-	int err;
+	uint64_t asked = b->page[0], max = b->f.max, n, first, page, h, slot, at = 0;
+	const struct ram_block *k = ram_map_find(p->ram, asked);
+	int stored, row, st, err;
+	unsigned i;
 
-	if ((err = image_lookup(p->im, asked, &slot)) < 0)
-		return err;
-	if (err != PAGE_STORED)
-		return 0;
-	first = slot / b->f.max * b->f.max;
-	end = slots - first < b->f.max ? slots : first + b->f.max;
-	for (slot = first; slot < end; slot++) {
-		if ((err = image_slot(p->im, slot, &page, &crc)) != 0)
-			return err;
-		if (page == asked || !image_at_hand(p->im, page) ||
-		    p->host[block_index(p, ram_map_find(p->ram, page))] > 1)
-			continue;
+	if ((st = image_lookup(p->im, asked, &at)) < 0)
+		return st;
+	stored = st == PAGE_STORED;
+	row = in_a_row(p, asked);
+	if (stored && row) {	/* the push goes on here, and looks at all slots once more */
+		p->left = image_footer(p->im)->slots;
+		p->slot = at + 1 < p->left ? at + 1 : 0;
+	}
+	first = asked - (asked - k->first) % max;
+	n = k->first + k->len / p->ram->page_size - first;
+	n = n < max ? n : max;
+	for (i = 1; i < n; i++) {
+		page = first + (asked - first + i) % n;
 		h = host_of(p, page);
-		if (!marked(&p->sent, h) && !marked(&p->asked, h) &&
-		    (err = batch_add(b, page, PAGE_STORED, slot)) != 0)
+		if (!image_at_hand(p->im, page) || marked(&p->sent, h) || marked(&p->asked, h))
+			continue;
+		if ((st = image_lookup(p->im, page, &slot)) < 0)
+			return st;
+		if ((st == PAGE_ZERO || (st == PAGE_STORED && stored && slot - at + max < 2 * max)) &&
+		    (err = batch_add(b, page, st, slot)) != 0)
 			return err;
 	}
 	return 0;
+}
+
+/* The oldest neighbours can wait for the push.  None of them MUST be on its way (P5). */
+static void
+drop_near(struct server *p)
+{
+	p->urgent.idle[p->urgent.nidle++] = p->near[0];
+	memmove(p->near, p->near + 1, --p->nnear * sizeof p->near[0]);
 }
 
 static int
@@ -526,11 +568,8 @@ fill_urgent(struct server *p)
 	for (;;) {
 		if (l->job.next == l->job.end && !next_asked(p, &l->job))
 			return 0;
-		/* Neighbours can wait for the push; but see P5. */
-		if (l->nidle == 0 && p->nnear > 0 && !out_pending(&p->out)) {
-			l->idle[l->nidle++] = p->near[0];
-			memmove(p->near, p->near + 1, --p->nnear * sizeof p->near[0]);
-		}
+		if (l->nidle == 0 && p->nnear > 0 && !out_pending(&p->out))
+			drop_near(p);
 		if (l->nidle == 0)
 			return 0;
 		b = l->idle[--l->nidle];
@@ -547,39 +586,56 @@ fill_urgent(struct server *p)
 
 /* ---- the push ---- */
 
+/* A page that a destination had before a resume counts as sent, once. */
+static int
+count_had(struct server *p, uint64_t host)
+{
+	if (!marked(&p->had, host) || marked(&p->counted, p->slot))
+		return 0;
+	p->stored_sent++;
+	return mark(&p->counted, p->slot);
+}
+
 /* Queue the next stored page, with its host page: 1, or 0: that is all for now. */
 static int
 push_next(struct server *p, struct batch *b)
 {
-	uint64_t slots = image_footer(p->im)->slots, page, h, slot;
 	struct lane *l = &p->push;
+	uint64_t slots = image_footer(p->im)->slots, page, h, slot;
+	unsigned looked = 0;
 	uint32_t crc;
 	int err;
 
-	for (; p->slot < slots; p->slot++) {
-		if ((err = image_slot(p->im, p->slot, &page, &crc)) != 0)
+	while (p->left > 0 && looked++ < LOOK) {
+		slot = p->slot;
+		if ((err = image_slot(p->im, slot, &page, &crc)) != 0)
 			return err;
 		if (b->n > 0 && !image_at_hand(p->im, page))
 			return 0;	/* P6 */
 		h = host_of(p, page);
-		p->stored_sent += (uint64_t)marked(&p->had, h);
-		if (marked(&p->sent, h) || marked(&p->asked, h))
+		if ((err = count_had(p, h)) != 0)
+			return err;
+		p->slot = slot + 1 < slots ? slot + 1 : 0;
+		p->left--;
+		if (marked(&p->sent, h) || marked(&p->asked, h) || marked(&p->pushed, h))
 			continue;
-		slot = p->slot;
+		if ((err = mark(&p->pushed, h)) != 0)
+			return err;
 		l->job = job_of_host(p, h);
 		if (l->job.end - l->job.next == 1) {
-			p->slot++;
 			l->job.next = l->job.end;
 			err = batch_add(b, page, PAGE_STORED, slot);
-			return err != 0 ? err : 1;
 		}
-		if (marked(&p->pushed, h)) {
-			l->job.next = l->job.end;
-			continue;
-		}
-		return (err = mark(&p->pushed, h)) != 0 ? err : 1;
+		return err != 0 ? err : 1;
 	}
 	return 0;
+}
+
+/* May fill_push() find something? */
+static int
+can_push(const struct server *p)
+{
+	return p->left > 0 && p->push.nidle > 0 && p->qlen == 0;
 }
 
 /* One batch a call, and none while requests wait (P6), unless for the rest of a
@@ -688,12 +744,13 @@ send_from_lane(struct server *p, struct lane *l)
 		p->answered += !l->skip;
 		if (b->next < b->asked || b->next == b->n)
 			;
-		else if (p->nnear < NEAR_MAX) {
+		else {
+			if (p->nnear == NEAR_MAX)
+				drop_near(p);
 			p->near[p->nnear++] = b;
 			l->cur = NULL;
 			return err;
-		} else
-			b->next = b->n;
+		}
 	}
 	if (b->next == b->n) {
 		l->cur = NULL;
@@ -705,11 +762,11 @@ send_from_lane(struct server *p, struct lane *l)
 static int
 send_near(struct server *p)
 {
-	struct batch *b = p->near[0];
+	struct batch *b = p->near[p->nnear - 1];
 	int err = send_record(p, &p->urgent, b, b->next++, 0);
 
 	if (b->next == b->n) {
-		memmove(p->near, p->near + 1, --p->nnear * sizeof p->near[0]);
+		p->nnear--;
 		spend(p, &p->urgent, b);
 	}
 	return err;
@@ -799,7 +856,7 @@ all_sent(const struct server *p)
 	    p->urgent.job.next == p->urgent.job.end && p->nnear == 0 &&
 	    p->push.busy == 0 && p->push.cur == NULL && p->spent == NULL &&
 	    p->push.job.next == p->push.job.end &&
-	    p->slot == image_footer(p->im)->slots;
+	    p->left == 0;
 }
 
 /* The descriptor that tells of l's next batch, if it could be sent; or -1. */
@@ -869,7 +926,7 @@ pump(struct server *p, uint64_t stored)
 			return r;
 		if (all_sent(p) && !out_pending(&p->out) && (!p->serving || p->running))
 			return 0;
-		if ((r = look_around(p, r)) != 0)
+		if ((r = look_around(p, r == 1 || can_push(p))) != 0)
 			return r;
 	}
 }
@@ -1148,10 +1205,12 @@ server_init(struct server *p)
 
 	out_init(&p->out, STDOUT_FILENO, p->ram);
 	rp_init(&p->rp, STDIN_FILENO, p->ram);
+	p->left = image_footer(p->im)->slots;
 	if ((err = find_host_pages(p)) != 0)
 		return err;
 	if (marks_init(&p->sent, p->nhost) != 0 || marks_init(&p->asked, p->nhost) != 0 ||
-	    marks_init(&p->pushed, p->nhost) != 0 || marks_init(&p->had, p->nhost) != 0) {
+	    marks_init(&p->pushed, p->nhost) != 0 || marks_init(&p->had, p->nhost) != 0 ||
+	    marks_init(&p->counted, p->left) != 0) {
 		snap_warn(ENOMEM, "postcopy");
 		return SNAP_ESYS;
 	}
@@ -1195,6 +1254,7 @@ load_postcopy(struct image *im, const struct options *o)
 	marks_free(&p->asked, p->nhost);
 	marks_free(&p->pushed, p->nhost);
 	marks_free(&p->had, p->nhost);
+	marks_free(&p->counted, image_footer(im)->slots);
 	free(p->host);
 	free(p->host_first);
 	free(p);

@@ -500,8 +500,8 @@ fetch_check(const struct image_fetch *f)
 /* ---- scans ---- */
 
 enum {
-	SCAN_DEPTH = 12,	/* fetches: the disk has work while the owner sends */
-	SCAN_SIZE = 1 << 20	/* bytes of a fetch */
+	SCAN_DEPTH = 8,		/* fetches: the disk has work while the owner sends */
+	SCAN_SIZE = 256 << 10	/* bytes of a fetch: all together stay in the cache */
 };
 
 struct image_scan {
