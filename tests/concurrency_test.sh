@@ -30,7 +30,7 @@ test_many_loads_at_once() {
 		"$SNAP" load i >l$n 2>err$n &
 	done
 	for n in 1 2 3 4; do
-		"$TOOLS/rpclient" --seed=$n --requests=50 "$SNAP" --postcopy load i >p$n 2>errp$n &
+		"$TOOLS/rpclient" --seed=$n --requests=50 --timeout=60 "$SNAP" --postcopy load i >p$n 2>errp$n &
 		"$SNAP" check i >c$n 2>errc$n &
 	done
 	wait

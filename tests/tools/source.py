@@ -5,7 +5,7 @@
 usage: source.py STREAM COMMAND...
 
 Feeds STREAM to COMMAND, reads its stdout up to a SHUT message, and only then closes the stream.
-Prints "shut N", or "no answer" after five seconds, and COMMAND's exit status.
+Prints "shut N", or "no answer" after 30 seconds, and COMMAND's exit status.
 """
 
 import subprocess
@@ -37,12 +37,12 @@ feeder = threading.Thread(target=feed)
 reader = threading.Thread(target=answer, args=(got,), daemon=True)
 feeder.start()
 reader.start()
-reader.join(5)
+reader.join(30)
 if got and got[0][:4] == b'\0\1\0\4':
     print('shut %d' % int.from_bytes(got[0][4:], 'big'))
 else:
     print('no answer' if not got else got[0].hex())
-feeder.join(5)
+feeder.join(30)
 try:
     child.stdin.close()
 except BrokenPipeError:
