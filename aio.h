@@ -16,7 +16,7 @@ enum aio_op {
 	AIO_NONE,	/* done at once: keeps its place in the order */
 	AIO_WORK,	/* call work() */
 	AIO_READ,	/* read all runs, then call work(), if there is one */
-	AIO_WRITE	/* write all runs */
+	AIO_WRITE	/* write all runs, and have the device begin with them */
 };
 
 /* Bytes that lie together in the file. */

@@ -22,7 +22,7 @@
  * touched by one thread at a time and needs none.
  */
 #ifdef __linux__
-#define _GNU_SOURCE		/* O_DIRECT, F_SETPIPE_SZ */
+#define _GNU_SOURCE		/* O_DIRECT, F_SETPIPE_SZ, sync_file_range() */
 #endif
 #include "aio.h"
 
@@ -74,6 +74,21 @@ at(const struct aio *a, uint64_t position)
 	return a->ring[position % a->depth];
 }
 
+/*
+ * Have the device write these bytes soon: the less there is left to do for the sync
+ * at the end.  Only a hint; the sync will tell of errors.
+ */
+static void
+begin_write_back(int fd, const struct aio_run *run)
+{
+#if defined(SYNC_FILE_RANGE_WRITE) && !defined(NO_WRITE_BACK)
+	(void)sync_file_range(fd, (off_t)run->off, (off_t)run->len, SYNC_FILE_RANGE_WRITE);
+#else
+	(void)fd;
+	(void)run;
+#endif
+}
+
 static void
 execute(struct aio_req *r)
 {
@@ -91,6 +106,8 @@ execute(struct aio_req *r)
 				r->error_off = run->off;
 				return;
 			}
+			if (r->op == AIO_WRITE)
+				begin_write_back(r->fd, run);
 		}
 	if (r->op != AIO_WRITE && r->op != AIO_NONE && r->work != NULL)
 		r->work(r);
