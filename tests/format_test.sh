@@ -75,6 +75,7 @@ test_each_refusal() {
 	save i s --reproducible --unit-pages=2 --cluster-size=64K
 	python3 "$TOOLS/badimage.py" i >kinds
 	assertTrue "kinds" "[ $(wc -l <kinds) -gt 80 ]"
+	"$SNAP" load i >good
 	while read -r kind words; do
 		run "$SNAP" check "$kind.bad"
 		assertEquals "$kind" 2 "$status"
@@ -83,6 +84,7 @@ test_each_refusal() {
 			# shellcheck disable=SC2086
 			run "$SNAP" $verb "$kind.bad"
 			assertTrue "$kind: $verb: exit $status" "[ $status -le 2 ]"
+			[ "$verb $status" != "load 0" ] || assertTrue "$kind: loads" "cmp good out"
 		done
 	done <kinds
 }

@@ -26,6 +26,7 @@
  *				of devices takes; 0: none, as suppress-vmdesc
  *	--json-page-size=N	a lie in the description
  *	--cut=BYTES		stop after so many bytes
+ *	--drained=FILE		behind the RAM, wait until the pipe is empty; then make FILE
  * Pages
  *	--block=NAME:PAGES	repeatable; default nine blocks, 311 pages
  *	--absent=PCT --zero=PCT --zerodata=PCT --late-zero=PCT --late-data=PCT
@@ -42,8 +43,11 @@
  *				Where it can be, it comes after half of the pages
  *				(at most 100), and well-formed bytes follow
  */
+#include <sys/ioctl.h>
+
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -104,7 +108,7 @@ enum iterable { BITMAP, HTAB, STATTRIB, NITERABLE };
 static struct {
 	uint64_t seed, page_size, passes, section, devices, json, json_page_size, cut;
 	uint64_t pct[C_DATA];
-	const char *machine;
+	const char *machine, *drained;
 	enum bad bad;
 	int ordinary, shuffle, page_bits, uuid, early, return_path, switchover;
 	int ignore_shared, iterable[NITERABLE];
@@ -482,6 +486,22 @@ put_iterables(unsigned type)
 		body[i](type);
 		put_footer(iterables[i].sid);
 	}
+}
+
+/* Wait until the reader has all that was written; false: it never had. */
+static int
+is_drained(void)
+{
+	int i, left;
+
+	for (i = 0; i < 10000; i++) {
+		if (ioctl(STDOUT_FILENO, FIONREAD, &left) != 0)
+			die("--drained: not a pipe", "");
+		if (left == 0)
+			return 1;
+		poll(NULL, 0, 1);
+	}
+	return 0;
 }
 
 static void
@@ -985,6 +1005,8 @@ parse_option(const char *arg)
 		}
 	if ((v = value_of(arg, "--machine")) != NULL)
 		opt.machine = v;
+	else if ((v = value_of(arg, "--drained")) != NULL)
+		opt.drained = v;
 	else if ((v = value_of(arg, "--block")) != NULL) {
 		if ((colon = strrchr(v, ':')) == NULL)
 			die("no number of pages: ", v);
@@ -1016,6 +1038,7 @@ int
 main(int argc, char **argv)
 {
 	uint64_t i, others;
+	FILE *f;
 	int k, zero_set = 0;
 
 	for (k = 1; k < argc; k++) {
@@ -1036,6 +1059,9 @@ main(int argc, char **argv)
 		return 0;
 	put_prologue();
 	put_ram();
+	flush();
+	if (opt.drained != NULL && is_drained() && (f = fopen(opt.drained, "w")) != NULL)
+		fclose(f);
 	if (opt.bad != EOF_EARLY)
 		for (i = 0; i < opt.devices; i++)
 			put_device(i);
