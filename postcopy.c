@@ -543,8 +543,10 @@ add_neighbours(struct server *p, struct batch *b)
 			continue;
 		if ((st = image_lookup(p->im, page, &slot)) < 0)
 			return st;
-		if ((st == PAGE_ZERO || (st == PAGE_STORED && stored && slot - at + max < 2 * max)) &&
-		    (err = batch_add(b, page, st, slot)) != 0)
+		if (st == PAGE_ABSENT || (st == PAGE_STORED &&
+		    (!stored || slot - at + max >= 2 * max)))
+			continue;
+		if ((err = batch_add(b, page, st, slot)) != 0)
 			return err;
 	}
 	return 0;
