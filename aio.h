@@ -16,7 +16,7 @@ enum aio_op {
 	AIO_NONE,	/* done at once: keeps its place in the order */
 	AIO_WORK,	/* call work() */
 	AIO_READ,	/* read all runs, then call work(), if there is one */
-	AIO_WRITE	/* write all runs, and have the device begin with them */
+	AIO_WRITE	/* write all runs */
 };
 
 /* Bytes that lie together in the file. */
@@ -36,6 +36,7 @@ struct aio_req {
 	struct aio_run *run;
 	size_t nrun;
 	void (*work)(struct aio_req *);
+	int begin;		/* AIO_WRITE: have the device begin at once */
 	void *arg;		/* the caller's; never looked at */
 	int error;		/* when it is back: 0 or an errno value */
 	uint64_t error_off;	/* where in the file the error was met */

@@ -106,7 +106,7 @@ execute(struct aio_req *r)
 				r->error_off = run->off;
 				return;
 			}
-			if (r->op == AIO_WRITE)
+			if (r->op == AIO_WRITE && r->begin)
 				begin_write_back(r->fd, run);
 		}
 	if (r->op != AIO_WRITE && r->op != AIO_NONE && r->work != NULL)
@@ -650,7 +650,10 @@ void
 io_pipe_room(int fd, size_t len)
 {
 #if defined(F_SETPIPE_SZ) && !defined(NO_PIPE_SIZE)
-	fcntl(fd, F_SETPIPE_SZ, (int)len);	/* it may be none, or not allowed */
+	int has = fcntl(fd, F_GETPIPE_SZ);
+
+	if (has >= 0 && (size_t)has < len)
+		fcntl(fd, F_SETPIPE_SZ, (int)len);	/* it may be not allowed */
 #else
 	(void)fd;
 	(void)len;

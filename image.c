@@ -320,6 +320,7 @@ submit(struct image_writer *w, struct batch *b, enum aio_op op,
 	b->req.op = b->npage == 0 ? AIO_NONE : op;
 	b->req.work = work;
 	b->req.fd = w->data_fd;
+	b->req.begin = w->opt.io_flags == 0 && !w->opt.unsafe;
 	aio_submit(w->ring, &b->req);
 }
 

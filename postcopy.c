@@ -29,7 +29,7 @@
  *	near	 their neighbours, those of the last page asked for first; the same reads
  *	pushed	 the rest in file order: a ring of larger reads.  Where a guest asks
  *		 for one page after the other, it goes on from there, to be ahead of
- *		 it; from the end it goes to the beginning, until it has seen all
+ *		 it, and comes back when it finds nothing more to do there
  *
  * P1  The unit of asking, sending and marking is the host page of a block.  It
  *     goes out once (placed twice it is an error), whole, and in one piece: once
@@ -127,7 +127,6 @@ struct server {
 	struct marks asked;	/* in the queue of requests, or further */
 	struct marks pushed;	/* queued for the push, or further */
 	struct marks had;	/* there before a resume */
-	struct marks counted;	/* slots of such pages, once they are in stored_sent */
 	uint64_t nsent;		/* host pages */
 
 	struct lane urgent, push;
@@ -136,7 +135,9 @@ struct server {
 	struct lane *begun;	/* whose host page is under way */
 	struct batch *spent;	/* to be given back after the flush */
 	struct lane *spent_lane;
-	uint64_t slot, left;	/* the push is here, and has so many slots to look at */
+	uint64_t slot;		/* the push is here on its way through all slots */
+	uint64_t row_slot;	/* and here behind a row of pages asked for */
+	unsigned passed;	/* slots of the row since it last found something; LOOK: no row */
 	uint64_t row[ROWS];	/* pages asked for, the last one of each row */
 	unsigned nrow;
 	struct { uint64_t host, n; } queue[QUEUE];
@@ -178,9 +179,10 @@ send_preamble(struct image *im, struct stream_out *out)
 		stream_reject(out->fd, 0);
 		return err;
 	}
+	err = out_flush(out);
 	/* In a stream that has begun, the end is word enough. */
 	on_signals_to_end(SIG_DFL);
-	return out_flush(out);
+	return err;
 }
 
 /* ---- marks ---- */
@@ -512,30 +514,50 @@ in_a_row(struct server *p, uint64_t page)
 	return 0;
 }
 
-/*
- * The page asked for stands alone in b: add its neighbours in the guest, those behind
- * it first; of stored ones such as lie near it in the file.  A page that is zero waits
- * for no read.
- */
+/* May the page in slot, one of n from first on, go along with one asked for: 1, 0 or < 0. */
 static int
-add_neighbours(struct server *p, struct batch *b)
+goes_along(struct server *p, uint64_t slot, uint64_t first, uint64_t n, uint64_t *page)
 {
-	uint64_t asked = b->page[0], max = b->f.max, n, first, page, h, slot, at = 0;
-	const struct ram_block *k = ram_map_find(p->ram, asked);
-	int stored, row, st, err;
-	unsigned i;
+	uint32_t crc;
+	uint64_t h;
+	int err;
 
-	if ((st = image_lookup(p->im, asked, &at)) < 0)
-		return st;
-	stored = st == PAGE_STORED;
-	row = in_a_row(p, asked);
-	if (stored && row) {	/* the push goes on here, and looks at all slots once more */
-		p->left = image_footer(p->im)->slots;
-		p->slot = at + 1 < p->left ? at + 1 : 0;
-	}
-	first = asked - (asked - k->first) % max;
-	n = k->first + k->len / p->ram->page_size - first;
-	n = n < max ? n : max;
+	if (slot >= image_footer(p->im)->slots)
+		return 0;
+	if ((err = image_slot(p->im, slot, page, &crc)) != 0)
+		return err;
+	if (*page - first >= n || !image_at_hand(p->im, *page))
+		return 0;
+	h = host_of(p, *page);
+	return !marked(&p->sent, h) && !marked(&p->asked, h);
+}
+
+/* Those of the n pages from first on that lie in a row with slot `at` in the file, behind
+ * it and before it: the read stays one of few pieces. */
+static int
+add_stored(struct server *p, struct batch *b, uint64_t at, uint64_t first, uint64_t n)
+{
+	uint64_t page, slot = at;
+	int r, err;
+
+	while ((r = goes_along(p, slot + 1, first, n, &page)) == 1)
+		if ((err = batch_add(b, page, PAGE_STORED, ++slot)) != 0)
+			return err;
+	for (slot = at; r == 0 && (r = goes_along(p, slot - 1, first, n, &page)) == 1; slot--)
+		r = 0;
+	for (; r == 0 && slot < at; slot++)
+		if ((r = goes_along(p, slot, first, n, &page)) < 0 ||
+		    (r = batch_add(b, page, PAGE_STORED, slot)) != 0)
+			return r;
+	return r;
+}
+
+static int
+add_zero(struct server *p, struct batch *b, uint64_t asked, uint64_t first, uint64_t n)
+{
+	uint64_t page, h, slot, i;
+	int st, err;
+
 	for (i = 1; i < n; i++) {
 		page = first + (asked - first + i) % n;
 		h = host_of(p, page);
@@ -543,13 +565,36 @@ add_neighbours(struct server *p, struct batch *b)
 			continue;
 		if ((st = image_lookup(p->im, page, &slot)) < 0)
 			return st;
-		if (st == PAGE_ABSENT || (st == PAGE_STORED &&
-		    (!stored || slot - at + max >= 2 * max)))
-			continue;
-		if ((err = batch_add(b, page, st, slot)) != 0)
+		if (st == PAGE_ZERO && (err = batch_add(b, page, st, 0)) != 0)
 			return err;
 	}
 	return 0;
+}
+
+/* The page asked for stands alone in b: add its neighbours in the guest.  A page that is
+ * zero waits for no read. */
+static int
+add_neighbours(struct server *p, struct batch *b)
+{
+	uint64_t asked = b->page[0], max = b->f.max, n, first, at = 0;
+	const struct ram_block *k = ram_map_find(p->ram, asked);
+	int st, row, err;
+
+	if ((st = image_lookup(p->im, asked, &at)) < 0)
+		return st;
+	row = in_a_row(p, asked);
+	first = asked - (asked - k->first) % max;
+	n = k->first + k->len / p->ram->page_size - first;
+	n = n < max ? n : max;
+	if (st == PAGE_STORED) {
+		if (row) {
+			p->row_slot = at + 1;
+			p->passed = 0;
+		}
+		if ((err = add_stored(p, b, at, first, n)) != 0)
+			return err;
+	}
+	return add_zero(p, b, asked, first, n);
 }
 
 /* The oldest neighbours can wait for the push.  None of them MUST be on its way (P5). */
@@ -588,39 +633,43 @@ fill_urgent(struct server *p)
 
 /* ---- the push ---- */
 
-/* A page that a destination had before a resume counts as sent, once. */
-static int
-count_had(struct server *p, uint64_t host)
+/* Where the push goes on: behind a row of pages asked for, as long as it finds something
+ * there, else with its way through all slots.  NULL: it is done. */
+static uint64_t *
+cursor(struct server *p)
 {
-	if (!marked(&p->had, host) || marked(&p->counted, p->slot))
-		return 0;
-	p->stored_sent++;
-	return mark(&p->counted, p->slot);
+	uint64_t slots = image_footer(p->im)->slots;
+
+	if (p->passed < LOOK && p->row_slot < slots)
+		return &p->row_slot;
+	return p->slot < slots ? &p->slot : NULL;
 }
 
 /* Queue the next stored page, with its host page: 1, or 0: that is all for now. */
 static int
-push_next(struct server *p, struct batch *b)
+push_next(struct server *p, struct batch *b, unsigned *looked)
 {
 	struct lane *l = &p->push;
-	uint64_t slots = image_footer(p->im)->slots, page, h, slot;
-	unsigned looked = 0;
+	uint64_t page, h, slot, *at;
 	uint32_t crc;
 	int err;
 
-	while (p->left > 0 && looked++ < LOOK) {
-		slot = p->slot;
+	while ((at = cursor(p)) != NULL && (*looked)++ < LOOK) {
+		slot = *at;
 		if ((err = image_slot(p->im, slot, &page, &crc)) != 0)
 			return err;
 		if (b->n > 0 && !image_at_hand(p->im, page))
 			return 0;	/* P6 */
 		h = host_of(p, page);
-		if ((err = count_had(p, h)) != 0)
-			return err;
-		p->slot = slot + 1 < slots ? slot + 1 : 0;
-		p->left--;
-		if (marked(&p->sent, h) || marked(&p->asked, h) || marked(&p->pushed, h))
+		if (at == &p->slot)	/* it comes by every slot once */
+			p->stored_sent += (uint64_t)marked(&p->had, h);
+		++*at;
+		if (marked(&p->sent, h) || marked(&p->asked, h) || marked(&p->pushed, h)) {
+			p->passed += at == &p->row_slot;
 			continue;
+		}
+		if (at == &p->row_slot)
+			p->passed = 0;
 		if ((err = mark(&p->pushed, h)) != 0)
 			return err;
 		l->job = job_of_host(p, h);
@@ -635,9 +684,9 @@ push_next(struct server *p, struct batch *b)
 
 /* May fill_push() find something? */
 static int
-can_push(const struct server *p)
+can_push(struct server *p)
 {
-	return p->left > 0 && p->push.nidle > 0 && p->qlen == 0;
+	return cursor(p) != NULL && p->push.nidle > 0 && p->qlen == 0;
 }
 
 /* One batch a call, and none while requests wait (P6), unless for the rest of a
@@ -647,6 +696,7 @@ fill_push(struct server *p)
 {
 	struct lane *l = &p->push;
 	struct batch *b;
+	unsigned looked = 0;
 	int r;
 
 	if (l->nidle == 0 || (p->qlen > 0 && l->job.next == l->job.end))
@@ -656,7 +706,7 @@ fill_push(struct server *p)
 	do {
 		r = batch_add_job(p, b, &l->job);
 		if (r == 0 && b->n < b->f.max)
-			r = push_next(p, b);
+			r = push_next(p, b, &looked);
 	} while (r == 1 && b->n < b->f.max);
 	if (r < 0)
 		return r;
@@ -713,17 +763,16 @@ send_record(struct server *p, struct lane *l, struct batch *b, unsigned i, int w
 			if ((err = mark(&p->sent, h)) != 0)
 				return err;
 			p->nsent++;
-			if (!wanted) {
-				p->ahead += (whole.end - whole.next) * p->ram->page_size;
-				if (p->opt->rate != 0)
-					rate_spend(p, (whole.end - whole.next) *
-					    p->ram->page_size);
-			}
 		}
 	}
 	p->begun = l->skip || page == whole.end - 1 ? NULL : l;
 	if (l->skip)
 		return 0;
+	if (!wanted && b->data[i] != NULL) {
+		p->ahead += p->ram->page_size;
+		if (p->opt->rate != 0)
+			rate_spend(p, p->ram->page_size);
+	}
 	p->stored_sent += b->data[i] != NULL;
 	return out_page(&p->out, page, b->data[i]);
 }
@@ -774,6 +823,13 @@ send_near(struct server *p)
 	return err;
 }
 
+/* Enough has gone out that nobody asked for, see AHEAD. */
+static int
+is_ahead(const struct server *p)
+{
+	return p->urgent.busy > 0 && p->ahead >= AHEAD;
+}
+
 /* Put the next record into p->out: 1, 0: there is none ready, or < 0. */
 static int
 send_next(struct server *p)
@@ -791,8 +847,7 @@ send_next(struct server *p)
 		p->ahead = 0;
 		err = send_from_lane(p, &p->urgent);
 	} else {
-		if ((p->nnear == 0 && p->push.cur == NULL) ||
-		    (p->urgent.busy > 0 && p->ahead >= AHEAD))
+		if ((p->nnear == 0 && p->push.cur == NULL) || is_ahead(p))
 			return 0;
 		if (rate_wait(p) > 0)
 			return 0;
@@ -858,7 +913,7 @@ all_sent(const struct server *p)
 	    p->urgent.job.next == p->urgent.job.end && p->nnear == 0 &&
 	    p->push.busy == 0 && p->push.cur == NULL && p->spent == NULL &&
 	    p->push.job.next == p->push.job.end &&
-	    p->left == 0;
+	    p->slot == image_footer(p->im)->slots;
 }
 
 /* The descriptor that tells of l's next batch, if it could be sent; or -1. */
@@ -886,7 +941,7 @@ look_around(struct server *p, int at_once)
 	fd[3].fd = awaited(p, &p->push);
 	fd[3].events = POLLIN;
 	if (!at_once && !out_pending(&p->out) && (p->nnear > 0 || p->push.cur != NULL) &&
-	    p->opt->rate != 0)
+	    p->opt->rate != 0 && p->begun == NULL && !is_ahead(p))
 		wait = rate_wait(p);
 	if (poll(fd, 4, wait) < 0 && errno != EINTR) {
 		snap_warn(errno, "poll");
@@ -1088,8 +1143,10 @@ ask_bitmap(struct server *p, size_t k)
 	name[0] = (uint8_t)n;
 	memcpy(name + 1, b->id, n);
 	if ((err = out_command(&p->out, CMD_RECV_BITMAP, name, n + 1)) != 0 ||
-	    (err = out_flush(&p->out)) != 0 ||
-	    (err = await(p, RP_RECV_BITMAP, &m)) != 0 ||
+	    (err = out_flush(&p->out)) != 0)
+		return err;
+	on_signals_to_end(SIG_DFL);	/* the stream has begun */
+	if ((err = await(p, RP_RECV_BITMAP, &m)) != 0 ||
 	    (err = rp_take(&p->rp, buf, 8)) != 0)
 		return err;
 	if (m.blk != b || get_be64(buf) != size) {
@@ -1119,7 +1176,6 @@ resume(struct server *p)
 	size_t k;
 	int err;
 
-	on_signals_to_end(SIG_DFL);
 	for (k = 0; k < p->ram->nblk; k++)
 		if ((err = ask_bitmap(p, k)) != 0) {
 			stream_reject(STDOUT_FILENO, 1);
@@ -1203,16 +1259,18 @@ serve(struct server *p)
 static int
 server_init(struct server *p)
 {
+	unsigned i;
 	int err;
 
 	out_init(&p->out, STDOUT_FILENO, p->ram);
 	rp_init(&p->rp, STDIN_FILENO, p->ram);
-	p->left = image_footer(p->im)->slots;
+	p->passed = LOOK;
+	for (i = 0; i < ROWS; i++)
+		p->row[i] = UINT64_MAX - ROW_STEP;
 	if ((err = find_host_pages(p)) != 0)
 		return err;
 	if (marks_init(&p->sent, p->nhost) != 0 || marks_init(&p->asked, p->nhost) != 0 ||
-	    marks_init(&p->pushed, p->nhost) != 0 || marks_init(&p->had, p->nhost) != 0 ||
-	    marks_init(&p->counted, p->left) != 0) {
+	    marks_init(&p->pushed, p->nhost) != 0 || marks_init(&p->had, p->nhost) != 0) {
 		snap_warn(ENOMEM, "postcopy");
 		return SNAP_ESYS;
 	}
@@ -1256,7 +1314,6 @@ load_postcopy(struct image *im, const struct options *o)
 	marks_free(&p->asked, p->nhost);
 	marks_free(&p->pushed, p->nhost);
 	marks_free(&p->had, p->nhost);
-	marks_free(&p->counted, image_footer(im)->slots);
 	free(p->host);
 	free(p->host_first);
 	free(p);
