@@ -32,8 +32,8 @@ by_tables(uint32_t crc, const uint8_t *p, size_t len)
 static uint32_t (*update)(uint32_t, const uint8_t *, size_t) = by_tables;
 
 /*
- * NO_CRC_INSTRUCTION: tables only.  INSTRUCTION marks the function for which the compiler may use
- * what not every processor has.
+ * NO_CRC_INSTRUCTION: tables only.  INSTRUCTION marks the function for which the
+ * compiler may use what not every processor has.
  */
 #if defined(NO_CRC_INSTRUCTION) || defined(__TINYC__) || !defined(__GNUC__)
 #elif defined(__x86_64__)
@@ -94,22 +94,6 @@ by_instruction(uint32_t crc, const uint8_t *p, size_t len)
 	return (uint32_t)a;
 }
 
-static void
-choose(void)
-{
-	if (!have_instruction())
-		return;
-	crc32c_join_init(&lane_join, LANE);
-	update = by_instruction;
-}
-
-#else
-
-static void
-choose(void)
-{
-}
-
 #endif
 
 void
@@ -128,7 +112,12 @@ crc32c_init(void)
 		for (k = 1; k < 8; k++)
 			table[k][b] = table[k - 1][b] >> 8 ^
 			    table[0][table[k - 1][b] & 0xff];
-	choose();
+#ifdef INSTRUCTION
+	if (have_instruction()) {
+		crc32c_join_init(&lane_join, LANE);
+		update = by_instruction;
+	}
+#endif
 }
 
 uint32_t

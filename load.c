@@ -17,6 +17,8 @@
 #include "snap.h"
 #include "stream.h"
 
+enum { PIPE_ROOM = 1 << 20 };	/* bytes; what a pipe may have without privileges */
+
 /* The stored pages, in file order. */
 static int
 send_stored(struct image *im, struct stream_out *out, unsigned threads)
@@ -63,8 +65,6 @@ send_zero(struct image *im, struct stream_out *out)
 	}
 	return err;
 }
-
-enum { PIPE_ROOM = 1 << 20 };	/* bytes; what a pipe may have without privileges */
 
 static int
 load_precopy(struct image *im, unsigned threads)

@@ -424,6 +424,13 @@ lane_take(struct lane *l)
 	return fetch_check(f);
 }
 
+/* Does the destination get this host page anyway: sent, or asked for? */
+static int
+is_coming(const struct server *p, uint64_t h)
+{
+	return marked(&p->sent, h) || marked(&p->asked, h);
+}
+
 /* ---- what is asked for ---- */
 
 static int
@@ -438,7 +445,7 @@ add_request(struct server *p, const struct rp_msg *m)
 	first = p->host_first[k] + m->start / size;
 	end = p->host_first[k] + (m->start + m->len - 1) / size + 1;
 	for (h = first; h < end; h++)
-		if (!marked(&p->sent, h) && !marked(&p->asked, h))
+		if (!is_coming(p, h))
 			break;
 	if (h == end) {
 		p->repeats++;
@@ -519,17 +526,14 @@ static int
 goes_along(struct server *p, uint64_t slot, uint64_t first, uint64_t n, uint64_t *page)
 {
 	uint32_t crc;
-	uint64_t h;
 	int err;
 
 	if (slot >= image_footer(p->im)->slots)
 		return 0;
 	if ((err = image_slot(p->im, slot, page, &crc)) != 0)
 		return err;
-	if (*page - first >= n || !image_at_hand(p->im, *page))
-		return 0;
-	h = host_of(p, *page);
-	return !marked(&p->sent, h) && !marked(&p->asked, h);
+	return *page - first < n && image_at_hand(p->im, *page) &&
+	    !is_coming(p, host_of(p, *page));
 }
 
 /* Those of the n pages from first on that lie in a row with slot `at` in the file, behind
@@ -555,13 +559,12 @@ add_stored(struct server *p, struct batch *b, uint64_t at, uint64_t first, uint6
 static int
 add_zero(struct server *p, struct batch *b, uint64_t asked, uint64_t first, uint64_t n)
 {
-	uint64_t page, h, slot, i;
+	uint64_t page, slot, i;
 	int st, err;
 
 	for (i = 1; i < n; i++) {
 		page = first + (asked - first + i) % n;
-		h = host_of(p, page);
-		if (!image_at_hand(p->im, page) || marked(&p->sent, h) || marked(&p->asked, h))
+		if (!image_at_hand(p->im, page) || is_coming(p, host_of(p, page)))
 			continue;
 		if ((st = image_lookup(p->im, page, &slot)) < 0)
 			return st;
@@ -664,7 +667,7 @@ push_next(struct server *p, struct batch *b, unsigned *looked)
 		if (at == &p->slot)	/* it comes by every slot once */
 			p->stored_sent += (uint64_t)marked(&p->had, h);
 		++*at;
-		if (marked(&p->sent, h) || marked(&p->asked, h) || marked(&p->pushed, h)) {
+		if (is_coming(p, h) || marked(&p->pushed, h)) {
 			p->passed += at == &p->row_slot;
 			continue;
 		}

@@ -7,6 +7,8 @@ that is not as it must be raises Failure; every wait ends at a Deadline.
 
 import atexit
 import ctypes
+import importlib.machinery
+import importlib.util
 import json
 import os
 import re
@@ -387,11 +389,11 @@ class Course:
 FINAL = ('completed', 'failed', 'cancelled', 'postcopy-paused')
 
 
-def follow(vm, command, uri, doing, to_the_end=True, to_the_beat=False):
+def follow(vm, command, uri, doing, to_the_end=True, to_the_beat=False, watch=None):
     """
     Start a migration and watch it: to its end, to the guest's first heartbeat, or both; a failure
     is always the end. This is one loop that never waits for QEMU: its monitor may well be silent
-    while the guest runs, and the other way round.
+    while the guest runs, and the other way round. watch(seconds, beats) is called all the time.
     """
     course = Course()
     before = last_beats = vm.beats()
@@ -403,6 +405,8 @@ def follow(vm, command, uri, doing, to_the_end=True, to_the_beat=False):
     while True:
         vm.pump(0.0005 if to_the_beat and course.first_beat is None else 0.002, doing)
         t, beats = now(), vm.beats()
+        if watch:
+            watch(t - start, beats)
         if beats != last_beats:
             if course.first_beat is None:
                 course.first_beat = t - start
@@ -617,6 +621,14 @@ class Scenario:
             self.figures[prefix + '_first_ms'] = ms(course.first_beat)
         self.figures[prefix + '_done_ms'] = ms(course.done)
         return vm
+
+
+def load_program(name):
+    """The program of that name beside this file, as a module."""
+    loader = importlib.machinery.SourceFileLoader(name, TESTS + '/' + name)
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
+    loader.exec_module(module)
+    return module
 
 
 # ---- the end of a test program ----
