@@ -14,9 +14,9 @@ MANDIR = $(PREFIX)/share/man
 STD = -D_POSIX_C_SOURCE=200809L -D_FILE_OFFSET_BITS=64
 
 OBJ = snap.o options.o message.o save.o guard.o load.o postcopy.o info.o check.o \
-	stream.o image.o reader.o layout.o table.o crc32c.o aio_pthreads.o
+	stream.o image.o reader.o layout.o table.o crc32c.o latency.o aio_pthreads.o
 HDR = snap.h options.h stream.h image.h layout.h table.h crc32c.h aio.h \
-	bytes.h postcopy.h guard.h
+	bytes.h postcopy.h guard.h latency.h
 FAULT = tests/tools/qemu-snap-fault
 TOOLS = tests/tools/mkstream tests/tools/rpclient tests/tools/ringtest tests/tools/crctest
 

@@ -37,6 +37,7 @@ struct aio_req {
 	size_t nrun;
 	void (*work)(struct aio_req *);
 	int begin;		/* AIO_WRITE: have the device begin at once */
+	int quick;		/* AIO_READ: what is in the page cache needs no worker */
 	void *arg;		/* the caller's; never looked at */
 	int error;		/* when it is back: 0 or an errno value */
 	uint64_t error_off;	/* where in the file the error was met */
@@ -61,7 +62,8 @@ void aio_submit(struct aio *a, struct aio_req *r);
 struct aio_req *aio_wait(struct aio *a);
 /* The same, but NULL also while it is not done. */
 struct aio_req *aio_try(struct aio *a);
-/* Descriptor for poll(): readable when aio_try() may succeed.  -1: none to be had. */
+/* Descriptor for poll(): readable when a worker has let aio_try() succeed; what aio_submit()
+ * did itself needs no poll().  -1: none to be had. */
 int aio_pollfd(struct aio *a);
 /* Finish what is in the ring, stop the workers, free everything.  NULL is fine. */
 void aio_free(struct aio *a);
@@ -110,8 +112,8 @@ int io_sync_dir(int fd);
 int io_rename(const char *from, const char *to);
 int io_unlink(const char *path);
 int io_close(int fd);
-/* Have the pipe fd hold len bytes, where that is possible: fewer wake-ups. */
-void io_pipe_room(int fd, size_t len);
+/* Have the pipe fd hold len bytes.  EBUSY: there is more in it; otherwise it cannot be had. */
+int io_pipe_size(int fd, size_t len);
 /* Bytes free to us where the file lies. */
 int io_room(int fd, uint64_t *avail);
 

@@ -22,12 +22,13 @@
  * touched by one thread at a time and needs none.
  */
 #ifdef __linux__
-#define _GNU_SOURCE		/* O_DIRECT, F_SETPIPE_SZ, sync_file_range() */
+#define _GNU_SOURCE		/* O_DIRECT, F_SETPIPE_SZ, preadv2(), sync_file_range() */
 #endif
 #include "aio.h"
 
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/uio.h>
 
 #include <dirent.h>
 #include <errno.h>
@@ -111,6 +112,31 @@ execute(struct aio_req *r)
 		}
 	if (r->op != AIO_WRITE && r->op != AIO_NONE && r->work != NULL)
 		r->work(r);
+}
+
+/* Is all of this read done, without waiting for a device?  If not, a worker does it. */
+static int
+read_from_cache(struct aio_req *r)
+{
+#if defined(RWF_NOWAIT) && !defined(NO_NOWAIT)
+	struct iovec v;
+	size_t i;
+
+	for (i = 0; i < r->nrun; i++) {
+		v.iov_base = r->run[i].buf;
+		v.iov_len = r->run[i].len;
+		if (preadv2(r->fd, &v, 1, (off_t)r->run[i].off, RWF_NOWAIT) !=
+		    (ssize_t)v.iov_len)
+			return 0;
+	}
+	r->error = 0;
+	if (r->work != NULL)
+		r->work(r);
+	return 1;
+#else
+	(void)r;
+	return 0;
+#endif
 }
 
 /* Make the descriptor of aio_pollfd() readable if the head is done. */
@@ -215,12 +241,13 @@ aio_submit(struct aio *a, struct aio_req *r)
 
 	if (now)
 		execute(r);
+	else if (r->op == AIO_READ && r->quick)
+		now = read_from_cache(r);
 	pthread_mutex_lock(&a->lock);
 	r->done = now;
 	a->ring[a->tail++ % a->depth] = r;
 	if (a->nthreads == 0)
 		a->next = a->tail;
-	wake_locked(a);
 	pthread_mutex_unlock(&a->lock);
 	/* Outside of the lock, which a worker that wakes up needs at once. */
 	if (!now)
@@ -646,17 +673,15 @@ io_close(int fd)
 	return close(fd) == 0 ? 0 : errno;
 }
 
-void
-io_pipe_room(int fd, size_t len)
+int
+io_pipe_size(int fd, size_t len)
 {
 #if defined(F_SETPIPE_SZ) && !defined(NO_PIPE_SIZE)
-	int has = fcntl(fd, F_GETPIPE_SZ);
-
-	if (has >= 0 && (size_t)has < len)
-		fcntl(fd, F_SETPIPE_SZ, (int)len);	/* it may be not allowed */
+	return fcntl(fd, F_SETPIPE_SZ, (int)len) >= 0 ? 0 : errno;
 #else
 	(void)fd;
 	(void)len;
+	return ENOTSUP;
 #endif
 }
 

@@ -72,7 +72,7 @@ load_precopy(struct image *im, unsigned threads)
 	struct stream_out out;
 	int err;
 
-	io_pipe_room(STDOUT_FILENO, PIPE_ROOM);
+	io_pipe_size(STDOUT_FILENO, PIPE_ROOM);	/* or as it is */
 	out_init(&out, STDOUT_FILENO, image_ram(im));
 	if ((err = send_preamble(im, &out)) != 0 ||
 	    (err = send_bytes(im, &out, SEC_PROLOGUE, UINT64_MAX)) != 0 ||

@@ -36,8 +36,9 @@
  *     begun, nothing else goes out before it is complete.
  * P2  A host page is marked sent when its first record goes out, not when it
  *     is queued: a page asked for overtakes its own copy in the push queue.
- * P3  Records go out one at a time, the next when the pipe took all of the last:
- *     before a page asked for stands what the pipe holds and the host page begun.
+ * P3  Records go out a few at a time, the next when the pipe took all of them:
+ *     before a page asked for stands what the pipe holds, BURST records, and the
+ *     rest of the host page begun.
  * P4  A page that cannot be read, or is not what was saved, ends the service;
  *     QEMU then pauses the guest.  No page goes out unverified.
  * P5  The ring buffer of a record is given back when the pipe took the record.
@@ -57,6 +58,7 @@
 #include <unistd.h>
 
 #include "bytes.h"
+#include "latency.h"
 #include "table.h"
 
 enum {
@@ -69,11 +71,14 @@ enum {
 	ROWS = 8,		/* places where a guest may be going through its memory */
 	ROW_STEP = 64,		/* pages from one of a row to the next, at most */
 	QUEUE = 1024,		/* requests that wait; then stdin does */
-	BURST = 4,		/* records between two looks at stdin */
+	BURST = 4,		/* records a write, between two looks at stdin */
 	AHEAD = 64 << 10,	/* bytes nobody asked for while a page asked for is
 				 * being read: QEMU has work, and a storm of
 				 * requests does not starve the push */
 	RANGES = 512,		/* of a DISCARD command */
+	WIDE = 64 << 10,	/* bytes that the pipe holds, see pipe_fits() */
+	NARROW = 16 << 10,
+	SCATTERED = 16,		/* requests that make it narrow, or wide again */
 	RATE_SLACK_MS = 10,	/* what --rate may make up for */
 	MARK_CHUNK = 1 << 18,	/* bits */
 	LOADED = 0x51534e50	/* value of the PING behind the devices */
@@ -94,11 +99,13 @@ struct batch {
 	uint64_t *page;		/* target pages */
 	uint8_t **data;		/* NULL: zero */
 	unsigned asked;		/* the first so many were asked for */
+	int64_t since;		/* ns: when */
 };
 
 /* A host page, and how far it is queued. */
 struct job {
 	uint64_t next, end;	/* target pages; next == end: no job */
+	int64_t since;		/* ns: when it was asked for; 0: nobody did */
 };
 
 /* A ring of batches, and what of it goes out now. */
@@ -140,12 +147,17 @@ struct server {
 	unsigned passed;	/* slots of the row since it last found something; LOOK: no row */
 	uint64_t row[ROWS];	/* pages asked for, the last one of each row */
 	unsigned nrow;
-	struct { uint64_t host, n; } queue[QUEUE];
+	unsigned scattered;	/* requests lately out of any row, less those in one */
+	size_t pipe_size;
+	struct { uint64_t host, n; int64_t since; } queue[QUEUE];
 	unsigned qhead, qlen;
 
 	uint64_t ahead;		/* bytes, see AHEAD */
 	int64_t allowed;	/* ns: when --rate lets the next push go */
 	uint64_t stored_sent, requests, repeats, answered;
+	int64_t waiting[BURST];	/* ns: since when the pages asked for in p->out wait */
+	unsigned nwaiting;
+	struct latency latency;	/* from the request to the page in the pipe */
 };
 
 int
@@ -278,6 +290,7 @@ job_of_host(const struct server *p, uint64_t host)
 
 	j.next = p->ram->blk[k].first + (host - p->host_first[k]) * p->host[k];
 	j.end = j.next + p->host[k];
+	j.since = 0;
 	return j;
 }
 
@@ -357,7 +370,7 @@ batch_add_job(struct server *p, struct batch *b, struct job *j)
 
 static int
 lane_init(struct lane *l, struct image *im, unsigned threads, unsigned depth,
-    uint32_t size)
+    uint32_t size, int quick)
 {
 	uint32_t page_size = image_header(im)->page_size;
 	unsigned max = size > page_size ? size / page_size : 1;
@@ -380,6 +393,7 @@ lane_init(struct lane *l, struct image *im, unsigned threads, unsigned depth,
 		if (b->page == NULL || b->data == NULL)
 			goto bad;
 		b->f.arg = b;
+		b->f.req.quick = quick;
 	}
 	return 0;
 bad:
@@ -433,6 +447,15 @@ is_coming(const struct server *p, uint64_t h)
 
 /* ---- what is asked for ---- */
 
+static int64_t
+now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
 static int
 add_request(struct server *p, const struct rp_msg *m)
 {
@@ -457,6 +480,7 @@ add_request(struct server *p, const struct rp_msg *m)
 	at = (p->qhead + p->qlen++) % QUEUE;
 	p->queue[at].host = first;
 	p->queue[at].n = end - first;
+	p->queue[at].since = now_ns();
 	return 0;
 }
 
@@ -491,15 +515,18 @@ static int
 next_asked(struct server *p, struct job *j)
 {
 	uint64_t h;
+	int64_t since;
 
 	while (p->qlen > 0) {
 		h = p->queue[p->qhead].host++;
+		since = p->queue[p->qhead].since;
 		if (--p->queue[p->qhead].n == 0) {
 			p->qhead = (p->qhead + 1) % QUEUE;
 			p->qlen--;
 		}
 		if (!marked(&p->sent, h)) {
 			*j = job_of_host(p, h);
+			j->since = since;
 			return 1;
 		}
 	}
@@ -585,7 +612,10 @@ add_neighbours(struct server *p, struct batch *b)
 
 	if ((st = image_lookup(p->im, asked, &at)) < 0)
 		return st;
-	row = in_a_row(p, asked);
+	if ((row = in_a_row(p, asked)) != 0)
+		p->scattered -= p->scattered > 0;
+	else
+		p->scattered += p->scattered < SCATTERED;
 	first = asked - (asked - k->first) % max;
 	n = k->first + k->len / p->ram->page_size - first;
 	n = n < max ? n : max;
@@ -628,6 +658,7 @@ fill_urgent(struct server *p)
 		if ((err = batch_add_job(p, b, &l->job)) != 0)
 			return err;
 		b->asked = b->n;
+		b->since = l->job.since;
 		if (whole && b->n == 1 && (err = add_neighbours(p, b)) != 0)
 			return err;
 		lane_submit(l, b);
@@ -722,15 +753,6 @@ fill_push(struct server *p)
 
 /* ---- sending ---- */
 
-static int64_t
-now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
-}
-
 /* Milliseconds until --rate lets a page go that nobody asked for. */
 static int
 rate_wait(const struct server *p)
@@ -750,6 +772,31 @@ rate_spend(struct server *p, uint64_t bytes)
 	if (p->allowed < slack)
 		p->allowed = slack;
 	p->allowed += (int64_t)((double)bytes * 1e9 / (double)p->opt->rate);
+}
+
+/*
+ * What is in the pipe comes before any page asked for.  A guest that goes through its
+ * memory wants just that next, and what fills the pipe seldom keeps QEMU waiting; one that
+ * asks for pages here and there only waits for it.  So for that one the pipe is made short.
+ * 0: it is still too full for this.
+ */
+static int
+pipe_fits(struct server *p)
+{
+	size_t want = p->scattered == SCATTERED ? NARROW :
+	    p->scattered == 0 ? WIDE : p->pipe_size;
+
+	if (want != p->pipe_size && io_pipe_size(p->out.fd, want) == EBUSY)
+		return 0;
+	p->pipe_size = want;	/* where it cannot be had, it stays as it is */
+	return 1;
+}
+
+/* Milliseconds until a page may go that nobody asked for. */
+static int
+push_wait(struct server *p)
+{
+	return pipe_fits(p) ? rate_wait(p) : 1;
 }
 
 /* Record i of b, which belongs to lane l; was it asked for?  P1 and P2 live here. */
@@ -776,6 +823,8 @@ send_record(struct server *p, struct lane *l, struct batch *b, unsigned i, int w
 		if (p->opt->rate != 0)
 			rate_spend(p, p->ram->page_size);
 	}
+	if (wanted && page == whole.end - 1)
+		p->waiting[p->nwaiting++] = b->since;
 	p->stored_sent += b->data[i] != NULL;
 	return out_page(&p->out, page, b->data[i]);
 }
@@ -852,7 +901,7 @@ send_next(struct server *p)
 	} else {
 		if ((p->nnear == 0 && p->push.cur == NULL) || is_ahead(p))
 			return 0;
-		if (rate_wait(p) > 0)
+		if (push_wait(p) > 0)
 			return 0;
 		err = p->nnear > 0 ? send_near(p) : send_from_lane(p, &p->push);
 	}
@@ -865,6 +914,12 @@ flush(struct server *p)
 {
 	int r = out_flush(&p->out);
 
+	if (r == 0 && p->nwaiting > 0) {
+		int64_t now = now_ns();
+
+		while (p->nwaiting > 0)
+			latency_add(&p->latency, now - p->waiting[--p->nwaiting]);
+	}
 	if (r == 0 && p->spent != NULL) {
 		p->spent_lane->idle[p->spent_lane->nidle++] = p->spent;
 		p->spent = NULL;
@@ -880,31 +935,24 @@ precopy_done(const struct server *p, uint64_t stored)
 	    (p->stored_sent >= stored || p->nsent + 1 >= p->nhost);
 }
 
-/* Before the switch-over nobody asks: write a batch at once.  1 or 0 as below. */
+/*
+ * Put records together and write them: BURST of them, before the switch-over, when nobody
+ * asks, as many as stored wants.  1: more may be ready; 0: nothing is, or the pipe is full;
+ * or < 0.
+ */
 static int
-send_batch(struct server *p, uint64_t stored)
+send_some(struct server *p, uint64_t stored)
 {
-	int r, err;
+	int n = 0, r = 1, err;
 
-	do
-		r = send_next(p);
-	while (r == 1 && p->spent == NULL && !precopy_done(p, stored));
-	return r < 0 || (err = flush(p)) == 0 ? r : err;
-}
-
-/* 1: more may be ready; 0: nothing is, or the pipe is full; or < 0. */
-static int
-send_burst(struct server *p)
-{
-	int i, r;
-
-	for (i = 0; i < BURST; i++) {
-		if (!out_pending(&p->out) && (r = send_next(p)) != 1)
-			return r;
-		if ((r = flush(p)) != 0)
-			return r < 0 ? r : 0;
-	}
-	return 1;
+	if (!out_pending(&p->out))
+		do
+			r = send_next(p);
+		while (r == 1 && p->spent == NULL &&
+		    (p->serving ? ++n < BURST : !precopy_done(p, stored)));
+	if (r < 0 || (err = flush(p)) == 0)
+		return r;
+	return err < 0 ? err : 0;
 }
 
 /* ---- the loop ---- */
@@ -944,8 +992,8 @@ look_around(struct server *p, int at_once)
 	fd[3].fd = awaited(p, &p->push);
 	fd[3].events = POLLIN;
 	if (!at_once && !out_pending(&p->out) && (p->nnear > 0 || p->push.cur != NULL) &&
-	    p->opt->rate != 0 && p->begun == NULL && !is_ahead(p))
-		wait = rate_wait(p);
+	    p->begun == NULL && !is_ahead(p))
+		wait = push_wait(p);
 	if (poll(fd, 4, wait) < 0 && errno != EINTR) {
 		snap_warn(errno, "poll");
 		return SNAP_ESYS;
@@ -973,17 +1021,14 @@ look_around(struct server *p, int at_once)
 static int
 pump(struct server *p, uint64_t stored)
 {
-	int r;
+	int r, err;
 
 	for (;;) {
 		if (!p->serving && precopy_done(p, stored))
 			return 0;
-		if ((r = take_messages(p)) != 0 || (r = fill_urgent(p)) != 0 ||
-		    (r = fill_push(p)) != 0)
-			return r;
-		r = p->serving ? send_burst(p) : send_batch(p, stored);
-		if (r < 0)
-			return r;
+		if ((err = take_messages(p)) != 0 || (err = fill_urgent(p)) != 0 ||
+		    (err = r = send_some(p, stored)) < 0 || (err = fill_push(p)) != 0)
+			return err;
 		if (all_sent(p) && !out_pending(&p->out) && (!p->serving || p->running))
 			return 0;
 		if ((r = look_around(p, r == 1 || can_push(p))) != 0)
@@ -1268,6 +1313,7 @@ server_init(struct server *p)
 	out_init(&p->out, STDOUT_FILENO, p->ram);
 	rp_init(&p->rp, STDIN_FILENO, p->ram);
 	p->passed = LOOK;
+	p->pipe_size = WIDE;
 	for (i = 0; i < ROWS; i++)
 		p->row[i] = UINT64_MAX - ROW_STEP;
 	if ((err = find_host_pages(p)) != 0)
@@ -1278,9 +1324,28 @@ server_init(struct server *p)
 		return SNAP_ESYS;
 	}
 	if ((err = lane_init(&p->urgent, p->im, p->opt->threads, ASKED_DEPTH,
-	    ASKED_SIZE)) != 0)
+	    ASKED_SIZE, 1)) != 0)
 		return err;
-	return lane_init(&p->push, p->im, p->opt->threads, PUSH_DEPTH, PUSH_SIZE);
+	return lane_init(&p->push, p->im, p->opt->threads, PUSH_DEPTH, PUSH_SIZE, 0);
+}
+
+static void
+trace(const struct server *p)
+{
+	const char *path = image_path(p->im);
+	char histogram[512];
+
+	snap_warnx("%s: %llu stored pages sent; %llu requests, %llu of them repeated; %llu "
+	    "answered first", path, (unsigned long long)p->stored_sent,
+	    (unsigned long long)p->requests, (unsigned long long)p->repeats,
+	    (unsigned long long)p->answered);
+	if (p->latency.n == 0)
+		return;
+	latency_print(&p->latency, histogram, sizeof histogram);
+	snap_warnx("%s: from a request to its page in the pipe: p50 %llu us, p99 %llu us, most "
+	    "%llu us: %s", path, (unsigned long long)latency_quantile(&p->latency, 500),
+	    (unsigned long long)latency_quantile(&p->latency, 990),
+	    (unsigned long long)p->latency.most_us, histogram);
 }
 
 int
@@ -1307,10 +1372,7 @@ load_postcopy(struct image *im, const struct options *o)
 	else
 		err = serve(p);
 	if (o->trace)
-		snap_warnx("%s: %llu stored pages sent; %llu requests, %llu of them "
-		    "repeated; %llu answered first", image_path(im),
-		    (unsigned long long)p->stored_sent, (unsigned long long)p->requests,
-		    (unsigned long long)p->repeats, (unsigned long long)p->answered);
+		trace(p);
 	lane_free(&p->urgent, ASKED_DEPTH);
 	lane_free(&p->push, PUSH_DEPTH);
 	marks_free(&p->sent, p->nhost);

@@ -377,8 +377,9 @@ includes() {
 test_includes_point_one_way() {
 	ours=$(cd "$TOP" && echo ./*.h | sed 's,\./,,g')
 	assertContains "$ours" "snap.h"
-	never "aio.h bytes.h crc32c.h snap.h options.h guard.h" "$ours"
+	never "aio.h bytes.h crc32c.h latency.h snap.h options.h guard.h" "$ours"
 	never table.h "$(echo " $ours " | sed 's/ snap\.h / /')"
+	never latency.c "$(echo " $ours " | sed 's/ latency\.h / /')"
 	never guard.c "image.h aio.h options.h postcopy.h"
 	never aio_pthreads.c "$(echo " $ours " | sed 's/ aio\.h / /')"
 	never "stream.c stream.h" "image.h aio.h options.h postcopy.h"

@@ -82,6 +82,19 @@ test_requests_in_a_row() {
 	assertTrue "$answered of 300 were needed" "[ ${answered:-300} -lt 100 ]"
 }
 
+# Where requests are scattered, what is in the pipe only keeps them waiting: it is made short. How long
+# a request took is told.
+test_scattered_requests_find_a_short_pipe() {
+	[ "$(uname)" = Linux ] || { echo "SKIP pipe: its size is the system's"; return; }
+	[ -z "${SANITIZED-}" ] || { echo "SKIP pipe: a request takes too long to be read"; return; }
+	mk s --block=a:20000 --zero=0
+	save i s
+	serve --latency --requests=500 --read-delay=300 -- --trace --postcopy load i
+	ahead=$(sed -n 's/^ahead bytes .* p50 \([0-9]*\) .*/\1/p' out)
+	assertTrue "scattered: $ahead bytes before a page" "[ ${ahead:-99999} -le 45056 ]"
+	assertContains "$(cat err)" "from a request to its page in the pipe: p50 "
+}
+
 test_rate_limits_the_push() {
 	mk s --block=a:1000 --zero=0 --json=1000
 	save i s

@@ -15,6 +15,8 @@
  * On COM1, a line each:
  *   guest cpus C pages P first F hot H      once, before the pages are filled
  *   sweep N pages P bad B gen G             every page was checked; G: rewrites since boot
+ *   stalls B N B N ...                      of the pages that the first CPU touched in this sweep, N
+ *                                           took from 2^(B-1) to 2^B cycles (rdtsc) for it
  *   BAD page P addr A word W want X got Y gen G      the first wrong word of a page
  *   BAD code sum ...                        the guest's own code or constants have changed
  * A bad page is counted, reported (the first MAX_REPORTS of them) and rewritten: each damage counts
@@ -33,6 +35,7 @@
 #define BEAT 4u                 /* pages between two heartbeats */
 #define MAX_CPUS 32u
 #define MAX_REPORTS 100u
+#define BITS 33u                /* numbers of bits that a count of cycles may have */
 #define REAL_PAGE 0x8000u       /* where the other CPUs start; free memory below 1 MiB */
 
 enum { COM1 = 0x3f8, DEBUGCON = 0xe9, FW_CFG_SELECT = 0x510, FW_CFG_DATA = 0x511 };
@@ -79,6 +82,7 @@ static volatile uint32_t filled;        /* CPUs that have filled their slice */
 static volatile uint32_t arrived;       /* CPUs that have finished the sweep */
 static volatile uint32_t sweeps;        /* sweeps finished by all */
 static volatile uint32_t bad, print_lock;
+static uint32_t stalls[BITS];           /* touches of a page, by the bits of their cycles */
 
 static inline void outb(uint16_t port, uint8_t value)
 {
@@ -96,6 +100,14 @@ static inline uint8_t inb(uint16_t port)
 
 	__asm__ volatile("inb %1, %0" : "=a"(value) : "Nd"(port));
 	return value;
+}
+
+static inline uint32_t cycles(void)
+{
+	uint32_t low, high;
+
+	__asm__ volatile("rdtsc" : "=a"(low), "=d"(high) : : "memory");
+	return low;
 }
 
 static inline void pause(void)
@@ -285,6 +297,31 @@ static void check(uint32_t page)
 	}
 }
 
+/* A page that is not there makes its reader wait. */
+static void touch(uint32_t page)
+{
+	uint32_t took, bits = 0, start = cycles();
+
+	(void)*(volatile uint32_t *)(page * PAGE);
+	for (took = cycles() - start; took; took >>= 1)
+		bits++;
+	stalls[bits]++;
+}
+
+static void put_stalls(void)
+{
+	uint32_t i;
+
+	put("stalls");
+	for (i = 0; i < BITS; i++)
+		if (stalls[i] > 0) {
+			put_number("", i, 10);
+			put_number("", stalls[i], 10);
+			stalls[i] = 0;
+		}
+	put("\n");
+}
+
 /* ---- the work of a CPU ---- */
 
 /* Damage must not be overwritten unseen: a page is checked before it is rewritten. */
@@ -345,6 +382,7 @@ static void finish_sweep(void)
 	put_number(" bad", bad, 10);
 	put_number(" gen", rewrites, 10);
 	put("\n");
+	put_stalls();
 	unlock();
 	arrived = 0;
 	add(&sweeps);           /* lets the others go */
@@ -365,6 +403,8 @@ static void work(uint32_t self)
 
 	for (;;) {
 		for (page = cpu->first; page < cpu->end; page++) {
+			if (self == 0)
+				touch(page);
 			check(page);
 			if (self == 0 && page % BEAT == 0)
 				outb(DEBUGCON, '.');

@@ -14,6 +14,7 @@
 #define _GNU_SOURCE
 #endif
 #include <sys/types.h>
+#include <sys/uio.h>
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -39,6 +40,7 @@ pid_t fault_fork(void);
 int fault_pipe(int p[2]);
 int program_main(int argc, char **argv);
 
+#undef RWF_NOWAIT	/* every read is a pread() */
 #define pread(fd, buf, len, off)	fault_pread(fd, buf, len, off)
 #define pwrite(fd, buf, len, off)	fault_pwrite(fd, buf, len, off)
 #define fsync(fd)			fault_fsync(fd)

@@ -55,7 +55,8 @@
  *				64 KiB in the pipe, 32 KiB here, and a host page
  * Output
  *	--dump			final pages, as readstream.py prints them
- *	--latency		from requests to their pages, in microseconds
+ *	--latency		from requests to their pages, in microseconds, and how many
+ *				bytes that nobody asked for came in between
  *	--rest=FILE		bytes that are not commands or RAM sections after START,
  *				as readstream.py --rest (postcopy has no EOF and JSON)
  */
@@ -122,6 +123,7 @@ struct request {
 	uint64_t h;		/* number of the host page in b */
 	int64_t sent, took;	/* microseconds; took < 0: no page yet */
 	uint64_t offset, pushed;	/* of stream, when it was sent */
+	int64_t ahead;		/* bytes nobody asked for that came before the page */
 };
 
 static struct {
@@ -233,20 +235,31 @@ compare_times(const void *a, const void *b)
 }
 
 static void
+print_quantiles(const char *what, int64_t *x, size_t n)
+{
+	qsort(x, n, sizeof *x, compare_times);
+	printf("%s min %" PRId64 " p50 %" PRId64 " p90 %" PRId64 " p99 %" PRId64 " max %" PRId64
+	    " of %zu\n", what, x[0], x[n / 2], x[n * 9 / 10], x[n * 99 / 100], x[n - 1], n);
+}
+
+static void
 print_latency(void)
 {
 	int64_t *us = allocate(nrequests + 1, sizeof *us);
+	int64_t *ahead = allocate(nrequests + 1, sizeof *ahead);
 	size_t i, n = 0;
 
 	for (i = 0; i < nrequests; i++)
-		if (requests[i].took >= 0)
-			us[n++] = requests[i].took;
-	qsort(us, n, sizeof *us, compare_times);
-	if (n > 0)
-		printf("latency us min %" PRId64 " p50 %" PRId64 " p90 %" PRId64
-		    " p99 %" PRId64 " max %" PRId64 " of %zu\n", us[0], us[n / 2],
-		    us[n * 9 / 10], us[n * 99 / 100], us[n - 1], n);
+		if (requests[i].took >= 0) {
+			us[n] = requests[i].took;
+			ahead[n++] = requests[i].ahead;
+		}
+	if (n > 0) {
+		print_quantiles("latency us", us, n);
+		print_quantiles("ahead bytes", ahead, n);
+	}
 	free(us);
+	free(ahead);
 }
 
 /* Close the pipes, wait for the command, print the summary, exit. */
@@ -681,9 +694,10 @@ page_came(struct block *b, uint64_t h)
 	nopen--;
 	if (held > 0)
 		held--;
-	if (pushed - r->pushed > opt.max_ahead)
-		fail("%" PRIu64 " bytes that nobody asked for came before %s %" PRIx64,
-		    pushed - r->pushed, b->name, h * b->host);
+	r->ahead = (int64_t)(pushed - r->pushed);
+	if ((uint64_t)r->ahead > opt.max_ahead)
+		fail("%" PRId64 " bytes that nobody asked for came before %s %" PRIx64,
+		    r->ahead, b->name, h * b->host);
 	pump();
 }
 
