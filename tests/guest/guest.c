@@ -11,12 +11,13 @@
  *                   0: the guest rewrites nothing, it only reads
  *   use=N, use=N%   leave the rest of the RAM alone (default: all of it)
  *   every=N         one hot page is rewritten for every N pages checked (default 4)
+ *   stalls=1        tell how long pages take to be touched
  *
  * On COM1, a line each:
  *   guest cpus C pages P first F hot H      once, before the pages are filled
  *   sweep N pages P bad B gen G             every page was checked; G: rewrites since boot
- *   stalls B N B N ...                      of the pages that the first CPU touched in this sweep, N
- *                                           took from 2^(B-1) to 2^B cycles (rdtsc) for it
+ *   stalls B N B N ...                      if asked for: of the pages that the first CPU touched in
+ *                                           this sweep, N took from 2^(B-1) to 2^B cycles (rdtsc)
  *   BAD page P addr A word W want X got Y gen G      the first wrong word of a page
  *   BAD code sum ...                        the guest's own code or constants have changed
  * A bad page is counted, reported (the first MAX_REPORTS of them) and rewritten: each damage counts
@@ -72,7 +73,7 @@ char stacks[MAX_CPUS * STACK] __attribute__((aligned(16)));
 volatile uint32_t cpus_up = 1;
 
 static struct cpu cpus[MAX_CPUS];
-static uint32_t ncpus, every = 4;
+static uint32_t ncpus, every = 4, tell_stalls;
 static uint32_t first_page, end_page;
 static uint16_t *generation;            /* by page number, from 0 */
 static uint32_t code_sum;
@@ -382,7 +383,8 @@ static void finish_sweep(void)
 	put_number(" bad", bad, 10);
 	put_number(" gen", rewrites, 10);
 	put("\n");
-	put_stalls();
+	if (tell_stalls)
+		put_stalls();
 	unlock();
 	arrived = 0;
 	add(&sweeps);           /* lets the others go */
@@ -403,7 +405,7 @@ static void work(uint32_t self)
 
 	for (;;) {
 		for (page = cpu->first; page < cpu->end; page++) {
-			if (self == 0)
+			if (self == 0 && tell_stalls)
 				touch(page);
 			check(page);
 			if (self == 0 && page % BEAT == 0)
@@ -557,6 +559,7 @@ void first_main(const struct start_info *info)
 	every = option(line, "every=", 4, &percent);
 	if (every == 0)
 		every = 1;
+	tell_stalls = option(line, "stalls=", 0, &percent);
 	share_pages(hot);
 	code_sum = sum_code();
 
