@@ -1323,8 +1323,9 @@ server_init(struct server *p)
 		snap_warn(ENOMEM, "postcopy");
 		return SNAP_ESYS;
 	}
+	/* Direct reads wait for the disk, and the owner must not. */
 	if ((err = lane_init(&p->urgent, p->im, p->opt->threads, ASKED_DEPTH,
-	    ASKED_SIZE, 1)) != 0)
+	    ASKED_SIZE, !(p->opt->io_flags & IO_DIRECT))) != 0)
 		return err;
 	return lane_init(&p->push, p->im, p->opt->threads, PUSH_DEPTH, PUSH_SIZE, 0);
 }
