@@ -120,6 +120,12 @@ crc32c_init(void)
 #endif
 }
 
+int
+crc32c_is_quick(void)
+{
+	return update != by_tables;
+}
+
 uint32_t
 crc32c(uint32_t crc, const void *buf, size_t len)
 {

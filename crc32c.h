@@ -14,6 +14,9 @@ void crc32c_init(void);
 /* CRC of len bytes at buf that follow bytes whose CRC is crc (0: none). */
 uint32_t crc32c(uint32_t crc, const void *buf, size_t len);
 
+/* Does the processor do it, at a small part of what it costs to move the bytes? */
+int crc32c_is_quick(void);
+
 /* Joins the CRCs of neighbouring pieces without looking at their bytes. */
 struct crc32c_join {
 	uint32_t t[4][256];

@@ -65,13 +65,10 @@ enum {
 enum {
 	RAM_VERSION = 4,
 	BUFFER = 256 << 10,	/* holds the largest page several times */
-	/*
-	 * Nobody can tell where the last page is, and what is read past it is no
-	 * longer held back from the source (see save.c): 16 KiB can be spared of
-	 * the 100 KiB and more that follow, 64 KiB could not.
-	 */
+	READ_LARGE = 64 << 10,	/* see read_size() */
 	READ_SIZE = 16 << 10,
 	READ_TAIL = 4096,
+	RECORD_MIN = 9,		/* bytes of a zero page, the shortest record */
 	KEPT_MAX = 16 << 20,	/* bytes kept of what is not RAM, all together */
 	SILENCE_MS = 100,	/* see tail_is_over() */
 	LONG_SILENCE_MS = 1000,
@@ -121,6 +118,7 @@ struct stream_in {
 	size_t ram_map_bytes;	/* as encoded in an image */
 	const struct ram_block *cur;
 	uint64_t records;	/* page records so far */
+	int disordered;		/* not each page came as the next one in the map */
 	int have_part, ended, wants_shut;
 	struct { uint32_t sid; enum handler h; } section[SECTIONS];
 	unsigned nsection;
@@ -205,14 +203,34 @@ fill(struct stream_in *s, size_t max)
 	return n > 0;
 }
 
+/*
+ * What is read past the last page is no longer held back from the source (see save.c):
+ * 16 KiB can be spared of what mostly follows, 64 KiB could not.  Nobody can tell where the
+ * last page is.  But as long as all pages came one after the other, those behind are still to
+ * come, unless they are absent (unplugged memory, which is seldom the last in the map); and
+ * when in a background snapshot nearly all have come, it is near.
+ */
+static size_t
+read_size(const struct stream_in *s)
+{
+	uint64_t left = s->ram.npages - s->records;
+
+	if (s->ram.npages == 0 || s->records > s->ram.npages)
+		return READ_SIZE;
+	if (left < READ_SIZE / RECORD_MIN)
+		return READ_TAIL;
+	return left > READ_LARGE / RECORD_MIN && !s->disordered ? READ_LARGE : READ_SIZE;
+}
+
 /* Have n bytes, at most PAGE_SIZE_MAX, at s->buf + s->pos. */
 static int
 need(struct stream_in *s, size_t n)
 {
+	size_t size = read_size(s);
 	int got;
 
 	while (s->len - s->pos < n) {
-		got = fill(s, n > READ_SIZE ? n : READ_SIZE);
+		got = fill(s, n > size ? n : size);
 		if (got < 0)
 			return got;
 		if (got == 0) {
@@ -492,7 +510,7 @@ read_blocks(struct stream_in *s)
 {
 	uint64_t word, left, mask = s->ram.page_size - 1;
 
-	s->ram.has_addr = s->ignore_shared;
+	s->ram.has_addr = s->disordered = s->ignore_shared;
 	if (take_u64(s, &word) != 0)
 		return -1;
 	if ((word & mask) != RAM_MEM_SIZE)
@@ -879,9 +897,12 @@ read_record(struct stream_in *s, struct stream_item *it)
 		return refuse_record(s, flags);
 	}
 	s->records++;
-	if (s->refused != 0)
-		return 0;	/* draining: nobody wants it */
+	if (s->refused != 0) {
+		s->disordered = 1;	/* nobody looks */
+		return 0;		/* draining: nobody wants it */
+	}
 	it->page = s->cur->first + off / s->ram.page_size;
+	s->disordered |= it->page != s->records - 1;
 	return 1;
 }
 

@@ -471,7 +471,8 @@ test_the_source_is_held_back_until_the_sync() {
 	command -v strace >/dev/null 2>&1 || { echo "SKIP no strace"; return 0; }
 	for options in "--block=a:3000" "--block=a:1001 --block=zz:1 --zero=0 --absent=10" \
 	    "--block=a:3000 --zero=0 --devices=3" "--kind=ordinary --passes=2 --block=a:1500" \
-	    "--block=a:2000 --block=rom:300 --zero=10"; do
+	    "--block=a:2000 --block=rom:300 --zero=10" "--block=a:3000 --json=40000" \
+	    "--block=a:30000 --zero=90 --json=40000"; do
 		# shellcheck disable=SC2086
 		mk s --json=100000 $options
 		run env "ASAN_OPTIONS=${ASAN_OPTIONS-}:detect_leaks=0" \
