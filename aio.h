@@ -46,9 +46,9 @@ struct aio_req {
 
 struct aio;
 
-/* How many threads are worth having here, at most most: one waits for the disk, the
- * others have a processor each. */
-unsigned aio_workers(unsigned most);
+/* How many threads are worth having here, at most most: one for each processor, less one
+ * if the owner has work, too. */
+unsigned aio_workers(unsigned most, int owner_works);
 
 /*
  * A ring for at most depth requests, served by nworkers threads of its own.

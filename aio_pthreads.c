@@ -182,13 +182,15 @@ worker(void *arg)
 }
 
 unsigned
-aio_workers(unsigned most)
+aio_workers(unsigned most, int owner_works)
 {
 #ifdef _SC_NPROCESSORS_ONLN
 	long n = sysconf(_SC_NPROCESSORS_ONLN);
 
-	if (n > 0 && n < (long)most)
-		return n < 2 ? 2 : (unsigned)n;
+	if (n > 0) {
+		n -= owner_works && n > 1;
+		return n < (long)most ? (unsigned)n : most;
+	}
 #endif
 	return most;
 }

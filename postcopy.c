@@ -26,7 +26,8 @@
  * Three queues, served in this order:
  *
  *	asked	 pages the guest waits for: a ring of small reads
- *	near	 their neighbours, those of the last page asked for first; the same reads
+ *	near	 their neighbours, those of the last page asked for first: a ring of its
+ *		 own, as no page asked for is to wait for a larger read
  *	pushed	 the rest in file order: a ring of larger reads.  Where a guest asks
  *		 for one page after the other, it goes on from there, to be ahead of
  *		 it, and comes back when it finds nothing more to do there
@@ -63,18 +64,16 @@
 
 enum {
 	ASKED_DEPTH = 16,
-	ASKED_SIZE = 64 << 10,	/* as quick to read as one page from most disks */
+	ASKED_THREADS = 4,	/* they only wait for the disk */
+	ASKED_SIZE = 64 << 10,	/* of pages asked for, and of neighbours */
 	PUSH_DEPTH = 8,
 	PUSH_SIZE = 256 << 10,
 	LOOK = 4096,		/* slots that the push passes by at a time */
-	NEAR_MAX = 8,		/* batches of neighbours that wait */
+	NEAR_MAX = 8,		/* batches of neighbours */
 	ROWS = 8,		/* places where a guest may be going through its memory */
 	ROW_STEP = 64,		/* pages from one of a row to the next, at most */
 	QUEUE = 1024,		/* requests that wait; then stdin does */
 	BURST = 4,		/* records a write, between two looks at stdin */
-	AHEAD = 64 << 10,	/* bytes nobody asked for while a page asked for is
-				 * being read: QEMU has work, and a storm of
-				 * requests does not starve the push */
 	RANGES = 512,		/* of a DISCARD command */
 	WIDE = 64 << 10,	/* bytes that the pipe holds, see pipe_fits() */
 	NARROW = 16 << 10,
@@ -98,8 +97,7 @@ struct batch {
 	unsigned n, next;
 	uint64_t *page;		/* target pages */
 	uint8_t **data;		/* NULL: zero */
-	unsigned asked;		/* the first so many were asked for */
-	int64_t since;		/* ns: when */
+	int64_t since;		/* ns: when they were asked for */
 };
 
 /* A host page, and how far it is queued. */
@@ -136,9 +134,9 @@ struct server {
 	struct marks had;	/* there before a resume */
 	uint64_t nsent;		/* host pages */
 
-	struct lane urgent, push;
-	struct batch *near[NEAR_MAX];
-	unsigned nnear;
+	struct lane urgent, near, push;
+	struct batch *stack[NEAR_MAX];	/* of the near lane: what has been read */
+	unsigned nstack;
 	struct lane *begun;	/* whose host page is under way */
 	struct batch *spent;	/* to be given back after the flush */
 	struct lane *spent_lane;
@@ -152,7 +150,7 @@ struct server {
 	struct { uint64_t host, n; int64_t since; } queue[QUEUE];
 	unsigned qhead, qlen;
 
-	uint64_t ahead;		/* bytes, see AHEAD */
+	uint64_t ahead;		/* bytes, see is_ahead() */
 	int64_t allowed;	/* ns: when --rate lets the next push go */
 	uint64_t stored_sent, requests, repeats, answered;
 	int64_t waiting[BURST];	/* ns: since when the pages asked for in p->out wait */
@@ -335,7 +333,7 @@ static void
 batch_reset(struct batch *b)
 {
 	fetch_reset(&b->f);
-	b->n = b->next = b->asked = 0;
+	b->n = b->next = 0;
 }
 
 /* Add a target page; slot is its place if state is PAGE_STORED. */
@@ -601,12 +599,12 @@ add_zero(struct server *p, struct batch *b, uint64_t asked, uint64_t first, uint
 	return 0;
 }
 
-/* The page asked for stands alone in b: add its neighbours in the guest.  A page that is
- * zero waits for no read. */
+/* Add the neighbours in the guest of a page asked for.  A page that is zero waits for no
+ * read. */
 static int
-add_neighbours(struct server *p, struct batch *b)
+add_neighbours(struct server *p, struct batch *b, uint64_t asked)
 {
-	uint64_t asked = b->page[0], max = b->f.max, n, first, at = 0;
+	uint64_t max = b->f.max, n, first, at = 0;
 	const struct ram_block *k = ram_map_find(p->ram, asked);
 	int st, row, err;
 
@@ -630,12 +628,35 @@ add_neighbours(struct server *p, struct batch *b)
 	return add_zero(p, b, asked, first, n);
 }
 
-/* The oldest neighbours can wait for the push.  None of them MUST be on its way (P5). */
+/* The oldest neighbours can wait for the push. */
 static void
 drop_near(struct server *p)
 {
-	p->urgent.idle[p->urgent.nidle++] = p->near[0];
-	memmove(p->near, p->near + 1, --p->nnear * sizeof p->near[0]);
+	p->near.idle[p->near.nidle++] = p->stack[0];
+	memmove(p->stack, p->stack + 1, --p->nstack * sizeof p->stack[0]);
+}
+
+static int
+read_neighbours(struct server *p, uint64_t asked)
+{
+	struct lane *l = &p->near;
+	struct batch *b;
+	int err;
+
+	/* What is in p->out refers to one of them (P5). */
+	if (l->nidle == 0 && p->nstack > 0 && !out_pending(&p->out))
+		drop_near(p);
+	if (l->nidle == 0)
+		return 0;
+	b = l->idle[--l->nidle];
+	batch_reset(b);
+	if ((err = add_neighbours(p, b, asked)) != 0)
+		return err;
+	if (b->n > 0)
+		lane_submit(l, b);
+	else
+		l->idle[l->nidle++] = b;
+	return 0;
 }
 
 static int
@@ -645,24 +666,31 @@ fill_urgent(struct server *p)
 	struct batch *b;
 	int err, whole;
 
-	for (;;) {
-		if (l->job.next == l->job.end && !next_asked(p, &l->job))
-			return 0;
-		if (l->nidle == 0 && p->nnear > 0 && !out_pending(&p->out))
-			drop_near(p);
-		if (l->nidle == 0)
-			return 0;
+	while (l->nidle > 0 && (l->job.next < l->job.end || next_asked(p, &l->job))) {
 		b = l->idle[--l->nidle];
 		batch_reset(b);
 		whole = l->job.end - l->job.next == 1;
 		if ((err = batch_add_job(p, b, &l->job)) != 0)
 			return err;
-		b->asked = b->n;
 		b->since = l->job.since;
-		if (whole && b->n == 1 && (err = add_neighbours(p, b)) != 0)
-			return err;
 		lane_submit(l, b);
+		if (whole && (err = read_neighbours(p, b->page[0])) != 0)
+			return err;
 	}
+	return 0;
+}
+
+/* Put on the stack what has been read of neighbours. */
+static int
+take_near(struct server *p)
+{
+	int err;
+
+	while ((err = lane_take(&p->near)) == 0 && p->near.cur != NULL) {
+		p->stack[p->nstack++] = p->near.cur;
+		p->near.cur = NULL;
+	}
+	return err;
 }
 
 /* ---- the push ---- */
@@ -843,18 +871,7 @@ send_from_lane(struct server *p, struct lane *l)
 	struct batch *b = l->cur;
 	int err = send_record(p, l, b, b->next++, l == &p->urgent);
 
-	if (l == &p->urgent) {
-		p->answered += !l->skip;
-		if (b->next < b->asked || b->next == b->n)
-			;
-		else {
-			if (p->nnear == NEAR_MAX)
-				drop_near(p);
-			p->near[p->nnear++] = b;
-			l->cur = NULL;
-			return err;
-		}
-	}
+	p->answered += l == &p->urgent && !l->skip;
 	if (b->next == b->n) {
 		l->cur = NULL;
 		spend(p, l, b);
@@ -865,21 +882,22 @@ send_from_lane(struct server *p, struct lane *l)
 static int
 send_near(struct server *p)
 {
-	struct batch *b = p->near[p->nnear - 1];
-	int err = send_record(p, &p->urgent, b, b->next++, 0);
+	struct batch *b = p->stack[p->nstack - 1];
+	int err = send_record(p, &p->near, b, b->next++, 0);
 
 	if (b->next == b->n) {
-		p->nnear--;
-		spend(p, &p->urgent, b);
+		p->nstack--;
+		spend(p, &p->near, b);
 	}
 	return err;
 }
 
-/* Enough has gone out that nobody asked for, see AHEAD. */
+/* While a page asked for is being read, a pipe-full goes out that nobody asked for: QEMU has
+ * work, and a storm of requests does not starve the push. */
 static int
 is_ahead(const struct server *p)
 {
-	return p->urgent.busy > 0 && p->ahead >= AHEAD;
+	return p->urgent.busy > 0 && p->ahead >= p->pipe_size;
 }
 
 /* Put the next record into p->out: 1, 0: there is none ready, or < 0. */
@@ -889,7 +907,8 @@ send_next(struct server *p)
 	struct lane *l = p->begun;
 	int err;
 
-	if ((err = lane_take(&p->urgent)) != 0 || (err = lane_take(&p->push)) != 0)
+	if ((err = lane_take(&p->urgent)) != 0 || (err = take_near(p)) != 0 ||
+	    (err = lane_take(&p->push)) != 0)
 		return err;
 	if (l != NULL) {
 		if (l->cur == NULL)
@@ -899,11 +918,11 @@ send_next(struct server *p)
 		p->ahead = 0;
 		err = send_from_lane(p, &p->urgent);
 	} else {
-		if ((p->nnear == 0 && p->push.cur == NULL) || is_ahead(p))
+		if ((p->nstack == 0 && p->push.cur == NULL) || is_ahead(p))
 			return 0;
 		if (push_wait(p) > 0)
 			return 0;
-		err = p->nnear > 0 ? send_near(p) : send_from_lane(p, &p->push);
+		err = p->nstack > 0 ? send_near(p) : send_from_lane(p, &p->push);
 	}
 	return err != 0 ? err : 1;
 }
@@ -936,20 +955,20 @@ precopy_done(const struct server *p, uint64_t stored)
 }
 
 /*
- * Put records together and write them: BURST of them, before the switch-over, when nobody
- * asks, as many as stored wants.  1: more may be ready; 0: nothing is, or the pipe is full;
- * or < 0.
+ * Put records together and write them: BURST of them (one if the pipe is to be short);
+ * before the switch-over, when nobody asks, as many as stored wants.  1: more may be
+ * ready; 0: nothing is, or the pipe is full; or < 0.
  */
 static int
 send_some(struct server *p, uint64_t stored)
 {
-	int n = 0, r = 1, err;
+	int n = 0, most = p->pipe_size == NARROW ? 1 : BURST, r = 1, err;
 
 	if (!out_pending(&p->out))
 		do
 			r = send_next(p);
 		while (r == 1 && p->spent == NULL &&
-		    (p->serving ? ++n < BURST : !precopy_done(p, stored)));
+		    (p->serving ? ++n < most : !precopy_done(p, stored)));
 	if (r < 0 || (err = flush(p)) == 0)
 		return r;
 	return err < 0 ? err : 0;
@@ -961,7 +980,8 @@ static int
 all_sent(const struct server *p)
 {
 	return p->qlen == 0 && p->urgent.busy == 0 && p->urgent.cur == NULL &&
-	    p->urgent.job.next == p->urgent.job.end && p->nnear == 0 &&
+	    p->urgent.job.next == p->urgent.job.end &&
+	    p->near.busy == 0 && p->nstack == 0 &&
 	    p->push.busy == 0 && p->push.cur == NULL && p->spent == NULL &&
 	    p->push.job.next == p->push.job.end &&
 	    p->slot == image_footer(p->im)->slots;
@@ -979,7 +999,7 @@ awaited(const struct server *p, const struct lane *l)
 static int
 look_around(struct server *p, int at_once)
 {
-	struct pollfd fd[4];
+	struct pollfd fd[5];
 	int wait = at_once ? 0 : -1;
 
 	memset(fd, 0, sizeof fd);
@@ -989,12 +1009,14 @@ look_around(struct server *p, int at_once)
 	fd[1].events = out_pending(&p->out) ? POLLOUT : 0;
 	fd[2].fd = awaited(p, &p->urgent);
 	fd[2].events = POLLIN;
-	fd[3].fd = awaited(p, &p->push);
+	fd[3].fd = awaited(p, &p->near);
 	fd[3].events = POLLIN;
-	if (!at_once && !out_pending(&p->out) && (p->nnear > 0 || p->push.cur != NULL) &&
+	fd[4].fd = awaited(p, &p->push);
+	fd[4].events = POLLIN;
+	if (!at_once && !out_pending(&p->out) && (p->nstack > 0 || p->push.cur != NULL) &&
 	    p->begun == NULL && !is_ahead(p))
 		wait = push_wait(p);
-	if (poll(fd, 4, wait) < 0 && errno != EINTR) {
+	if (poll(fd, 5, wait) < 0 && errno != EINTR) {
 		snap_warn(errno, "poll");
 		return SNAP_ESYS;
 	}
@@ -1307,8 +1329,8 @@ serve(struct server *p)
 static int
 server_init(struct server *p)
 {
-	unsigned i;
-	int err;
+	unsigned i, n = p->opt->threads;
+	int quick, err;
 
 	out_init(&p->out, STDOUT_FILENO, p->ram);
 	rp_init(&p->rp, STDIN_FILENO, p->ram);
@@ -1324,10 +1346,12 @@ server_init(struct server *p)
 		return SNAP_ESYS;
 	}
 	/* Direct reads wait for the disk, and the owner must not. */
-	if ((err = lane_init(&p->urgent, p->im, p->opt->threads, ASKED_DEPTH,
-	    ASKED_SIZE, !(p->opt->io_flags & IO_DIRECT))) != 0)
+	quick = !(p->opt->io_flags & IO_DIRECT);
+	if ((err = lane_init(&p->urgent, p->im, n > 0 ? ASKED_THREADS : 0, ASKED_DEPTH,
+	    ASKED_SIZE, quick)) != 0 ||
+	    (err = lane_init(&p->near, p->im, n, NEAR_MAX, ASKED_SIZE, quick)) != 0)
 		return err;
-	return lane_init(&p->push, p->im, p->opt->threads, PUSH_DEPTH, PUSH_SIZE, 0);
+	return lane_init(&p->push, p->im, n, PUSH_DEPTH, PUSH_SIZE, 0);
 }
 
 static void
@@ -1375,6 +1399,7 @@ load_postcopy(struct image *im, const struct options *o)
 	if (o->trace)
 		trace(p);
 	lane_free(&p->urgent, ASKED_DEPTH);
+	lane_free(&p->near, NEAR_MAX);
 	lane_free(&p->push, PUSH_DEPTH);
 	marks_free(&p->sent, p->nhost);
 	marks_free(&p->asked, p->nhost);

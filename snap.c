@@ -34,7 +34,7 @@ static const char usage[] =
 "       -n, --nocache            direct I/O; the same as --cache=none\n"
 "       --cache=MODE             writeback (default), none, writethrough,\n"
 "                                directsync, unsafe (no syncs)\n"
-"       --aio=threads[,N]        size of the thread pool (2 to 4)\n"
+"       --aio=threads[,N]        size of the thread pool (1 to 4)\n"
 "info:  --json                   for programs\n"
 "all:   -V, --version   -h, --help\n"
 "\n"

@@ -118,7 +118,7 @@ struct stream_in {
 	size_t ram_map_bytes;	/* as encoded in an image */
 	const struct ram_block *cur;
 	uint64_t records;	/* page records so far */
-	int disordered;		/* not each page came as the next one in the map */
+	int sparse;		/* some pages never come */
 	int have_part, ended, wants_shut;
 	struct { uint32_t sid; enum handler h; } section[SECTIONS];
 	unsigned nsection;
@@ -206,9 +206,12 @@ fill(struct stream_in *s, size_t max)
 /*
  * What is read past the last page is no longer held back from the source (see save.c):
  * 16 KiB can be spared of what mostly follows, 64 KiB could not.  Nobody can tell where the
- * last page is.  But as long as all pages came one after the other, those behind are still to
- * come, unless they are absent (unplugged memory, which is seldom the last in the map); and
- * when in a background snapshot nearly all have come, it is near.
+ * last page is; but each page comes at least once, so as many as have not come are still to
+ * come.  When few are left in a background snapshot, the last one is near.
+ *
+ * What is unplugged of virtio-mem never comes.  Machine types up to 7.2 do not tell
+ * beforehand that there is some: if it is more than 28 MiB, a source with a small tail may
+ * then end before the image is durable.
  */
 static size_t
 read_size(const struct stream_in *s)
@@ -219,7 +222,7 @@ read_size(const struct stream_in *s)
 		return READ_SIZE;
 	if (left < READ_SIZE / RECORD_MIN)
 		return READ_TAIL;
-	return left > READ_LARGE / RECORD_MIN && !s->disordered ? READ_LARGE : READ_SIZE;
+	return left > READ_LARGE / RECORD_MIN && !s->sparse ? READ_LARGE : READ_SIZE;
 }
 
 /* Have n bytes, at most PAGE_SIZE_MAX, at s->buf + s->pos. */
@@ -510,7 +513,7 @@ read_blocks(struct stream_in *s)
 {
 	uint64_t word, left, mask = s->ram.page_size - 1;
 
-	s->ram.has_addr = s->disordered = s->ignore_shared;
+	s->ram.has_addr = s->sparse = s->ignore_shared;
 	if (take_u64(s, &word) != 0)
 		return -1;
 	if ((word & mask) != RAM_MEM_SIZE)
@@ -719,6 +722,7 @@ read_early(struct stream_in *s)
 	    strcmp(h.name + n - (sizeof suffix - 1), suffix) != 0)
 		return complain(s, "section %s: a device before the RAM, not known here",
 		    h.name);
+	s->sparse = 1;
 	if ((p = take(s, 36)) == NULL)
 		return -1;
 	if (get_be64(p + 16) == 0)
@@ -897,12 +901,9 @@ read_record(struct stream_in *s, struct stream_item *it)
 		return refuse_record(s, flags);
 	}
 	s->records++;
-	if (s->refused != 0) {
-		s->disordered = 1;	/* nobody looks */
-		return 0;		/* draining: nobody wants it */
-	}
+	if (s->refused != 0)
+		return 0;	/* draining: nobody wants it */
 	it->page = s->cur->first + off / s->ram.page_size;
-	s->disordered |= it->page != s->records - 1;
 	return 1;
 }
 
