@@ -28,7 +28,7 @@
  *	asked	 pages the guest waits for: a ring of small reads
  *	near	 their neighbours, those of the last page asked for first: a ring of its
  *		 own, as no page asked for is to wait for a larger read
- *	pushed	 the rest in file order: a ring of larger reads.  Where a guest asks
+ *	pushed	 the rest in file order: a ring of reads, too.  Where a guest asks
  *		 for one page after the other, it goes on from there, to be ahead of
  *		 it, and comes back when it finds nothing more to do there
  *
@@ -65,15 +65,14 @@
 enum {
 	ASKED_DEPTH = 16,
 	ASKED_THREADS = 4,	/* they only wait for the disk */
-	ASKED_SIZE = 64 << 10,	/* of pages asked for, and of neighbours */
-	PUSH_DEPTH = 8,
-	PUSH_SIZE = 256 << 10,
+	FETCH_SIZE = 64 << 10,	/* the owner may copy so much without anybody noticing */
+	PUSH_DEPTH = 16,
 	LOOK = 4096,		/* slots that the push passes by at a time */
 	NEAR_MAX = 8,		/* batches of neighbours */
 	ROWS = 8,		/* places where a guest may be going through its memory */
 	ROW_STEP = 64,		/* pages from one of a row to the next, at most */
 	QUEUE = 1024,		/* requests that wait; then stdin does */
-	BURST = 4,		/* records a write, between two looks at stdin */
+	BURST = 8,		/* records a write, between two looks at stdin */
 	RANGES = 512,		/* of a DISCARD command */
 	WIDE = 64 << 10,	/* bytes that the pipe holds, see pipe_fits() */
 	NARROW = 16 << 10,
@@ -367,11 +366,10 @@ batch_add_job(struct server *p, struct batch *b, struct job *j)
 }
 
 static int
-lane_init(struct lane *l, struct image *im, unsigned threads, unsigned depth,
-    uint32_t size, int quick)
+lane_init(struct lane *l, struct image *im, unsigned threads, unsigned depth, int quick)
 {
 	uint32_t page_size = image_header(im)->page_size;
-	unsigned max = size > page_size ? size / page_size : 1;
+	unsigned max = FETCH_SIZE > page_size ? FETCH_SIZE / page_size : 1;
 	struct batch *b;
 
 	l->ring = aio_new(threads, depth);
@@ -1348,10 +1346,10 @@ server_init(struct server *p)
 	/* Direct reads wait for the disk, and the owner must not. */
 	quick = !(p->opt->io_flags & IO_DIRECT);
 	if ((err = lane_init(&p->urgent, p->im, n > 0 ? ASKED_THREADS : 0, ASKED_DEPTH,
-	    ASKED_SIZE, quick)) != 0 ||
-	    (err = lane_init(&p->near, p->im, n, NEAR_MAX, ASKED_SIZE, quick)) != 0)
+	    quick)) != 0 ||
+	    (err = lane_init(&p->near, p->im, n, NEAR_MAX, quick)) != 0)
 		return err;
-	return lane_init(&p->push, p->im, n, PUSH_DEPTH, PUSH_SIZE, 0);
+	return lane_init(&p->push, p->im, n, PUSH_DEPTH, quick);
 }
 
 static void
