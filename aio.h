@@ -62,8 +62,9 @@ void aio_submit(struct aio *a, struct aio_req *r);
 struct aio_req *aio_wait(struct aio *a);
 /* The same, but NULL also while it is not done. */
 struct aio_req *aio_try(struct aio *a);
-/* Descriptor for poll(): readable when a worker has let aio_try() succeed; what aio_submit()
- * did itself needs no poll().  -1: none to be had. */
+/* Descriptor for poll(): readable when a worker has let aio_try() succeed.  What aio_submit()
+ * did itself wakes nobody: between that and poll() there MUST be an aio_try().  -1: none to
+ * be had. */
 int aio_pollfd(struct aio *a);
 /* Finish what is in the ring, stop the workers, free everything.  NULL is fine. */
 void aio_free(struct aio *a);

@@ -52,7 +52,7 @@ enum {
 	APPEND_SIZE = 256 << 10
 };
 
-enum batch_kind { BATCH_FILL, BATCH_MOVE };
+enum batch_kind { BATCH_FILL, BATCH_PLACED, BATCH_MOVE };
 
 struct batch {
 	struct aio_req req;
@@ -362,11 +362,14 @@ place(struct image_writer *w, struct batch *b)
 		err = set_page(w, b->item[i] / 2, PAGE_STORED, slot);
 	}
 	w->placed++;
-	if (err != 0 || b->npage == 0)
+	if (err != 0) {
 		give_back(w, b);
-	else
-		submit(w, b, AIO_WRITE, NULL);
-	return err;
+		return err;
+	}
+	/* Even without a page: its buffer MUST NOT be free before those ahead of it (I4). */
+	b->kind = BATCH_PLACED;
+	submit(w, b, AIO_WRITE, NULL);
+	return 0;
 }
 
 /* Pages for a move have been read: write them where they go. */
@@ -397,7 +400,7 @@ reaped(struct image_writer *w, struct aio_req *r)
 
 	if (r->error != 0)
 		fail_write(w, r->error, r->error_off);
-	if (w->failed != 0 || r->op == AIO_WRITE) {
+	if (w->failed != 0 || r->op == AIO_WRITE || b->kind == BATCH_PLACED) {
 		give_back(w, b);
 		return w->failed;
 	}

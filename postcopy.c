@@ -136,6 +136,8 @@ struct server {
 	struct lane urgent, near, push;
 	struct batch *stack[NEAR_MAX];	/* of the near lane: what has been read */
 	unsigned nstack;
+	uint64_t lately[NEAR_MAX];	/* pages asked for whose neighbours are to be read */
+	unsigned nlately;
 	struct lane *begun;	/* whose host page is under way */
 	struct batch *spent;	/* to be given back after the flush */
 	struct lane *spent_lane;
@@ -544,6 +546,27 @@ in_a_row(struct server *p, uint64_t page)
 	return 0;
 }
 
+/* A page was asked for by itself: what does that tell of the next ones? */
+static int
+learn(struct server *p, uint64_t page)
+{
+	uint64_t at = 0;
+	int st = image_lookup(p->im, page, &at);
+
+	if (st < 0)
+		return st;
+	if (!in_a_row(p, page)) {
+		p->scattered += p->scattered < SCATTERED;
+		return 0;
+	}
+	p->scattered -= p->scattered > 0;
+	if (st == PAGE_STORED) {
+		p->row_slot = at + 1;
+		p->passed = 0;
+	}
+	return 0;
+}
+
 /* May the page in slot, one of n from first on, go along with one asked for: 1, 0 or < 0. */
 static int
 goes_along(struct server *p, uint64_t slot, uint64_t first, uint64_t n, uint64_t *page)
@@ -602,27 +625,17 @@ add_zero(struct server *p, struct batch *b, uint64_t asked, uint64_t first, uint
 static int
 add_neighbours(struct server *p, struct batch *b, uint64_t asked)
 {
-	uint64_t max = b->f.max, n, first, at = 0;
 	const struct ram_block *k = ram_map_find(p->ram, asked);
-	int st, row, err;
+	uint64_t max = b->f.max, n, first, at = 0;
+	int st, err;
 
 	if ((st = image_lookup(p->im, asked, &at)) < 0)
 		return st;
-	if ((row = in_a_row(p, asked)) != 0)
-		p->scattered -= p->scattered > 0;
-	else
-		p->scattered += p->scattered < SCATTERED;
 	first = asked - (asked - k->first) % max;
 	n = k->first + k->len / p->ram->page_size - first;
 	n = n < max ? n : max;
-	if (st == PAGE_STORED) {
-		if (row) {
-			p->row_slot = at + 1;
-			p->passed = 0;
-		}
-		if ((err = add_stored(p, b, at, first, n)) != 0)
-			return err;
-	}
+	if (st == PAGE_STORED && (err = add_stored(p, b, at, first, n)) != 0)
+		return err;
 	return add_zero(p, b, asked, first, n);
 }
 
@@ -634,27 +647,33 @@ drop_near(struct server *p)
 	memmove(p->stack, p->stack + 1, --p->nstack * sizeof p->stack[0]);
 }
 
+/* Read those of the pages asked for lately.  1: so it was done; 0: nothing was to do. */
 static int
-read_neighbours(struct server *p, uint64_t asked)
+fill_near(struct server *p)
 {
 	struct lane *l = &p->near;
 	struct batch *b;
-	int err;
+	int err, done = 0;
+	unsigned i;
 
-	/* What is in p->out refers to one of them (P5). */
-	if (l->nidle == 0 && p->nstack > 0 && !out_pending(&p->out))
-		drop_near(p);
-	if (l->nidle == 0)
-		return 0;
-	b = l->idle[--l->nidle];
-	batch_reset(b);
-	if ((err = add_neighbours(p, b, asked)) != 0)
-		return err;
-	if (b->n > 0)
-		lane_submit(l, b);
-	else
-		l->idle[l->nidle++] = b;
-	return 0;
+	for (i = 0; i < p->nlately; i++) {
+		/* What is in p->out refers to one of them (P5). */
+		if (l->nidle == 0 && p->nstack > 0 && !out_pending(&p->out))
+			drop_near(p);
+		if (l->nidle == 0)
+			break;
+		b = l->idle[--l->nidle];
+		batch_reset(b);
+		if ((err = add_neighbours(p, b, p->lately[i])) != 0)
+			return err;
+		if (b->n > 0) {
+			lane_submit(l, b);
+			done = 1;
+		} else
+			l->idle[l->nidle++] = b;
+	}
+	p->nlately = 0;
+	return done;
 }
 
 static int
@@ -662,18 +681,25 @@ fill_urgent(struct server *p)
 {
 	struct lane *l = &p->urgent;
 	struct batch *b;
+	uint64_t page;
 	int err, whole;
 
 	while (l->nidle > 0 && (l->job.next < l->job.end || next_asked(p, &l->job))) {
 		b = l->idle[--l->nidle];
 		batch_reset(b);
-		whole = l->job.end - l->job.next == 1;
+		page = l->job.next;
+		whole = l->job.end - page == 1;
 		if ((err = batch_add_job(p, b, &l->job)) != 0)
 			return err;
 		b->since = l->job.since;
 		lane_submit(l, b);
-		if (whole && (err = read_neighbours(p, b->page[0])) != 0)
+		if (!whole)
+			continue;
+		if ((err = learn(p, page)) != 0)
 			return err;
+		if (p->nlately == NEAR_MAX)
+			memmove(p->lately, p->lately + 1, --p->nlately * sizeof p->lately[0]);
+		p->lately[p->nlately++] = page;
 	}
 	return 0;
 }
@@ -750,7 +776,8 @@ can_push(struct server *p)
 }
 
 /* One batch a call, and none while requests wait (P6), unless for the rest of a
- * host page: behind its beginning all others wait (P1). */
+ * host page: behind its beginning all others wait (P1).  1: it is being read, or has
+ * been; 0: nothing was to do. */
 static int
 fill_push(struct server *p)
 {
@@ -774,7 +801,7 @@ fill_push(struct server *p)
 		lane_submit(l, b);
 	else
 		l->idle[l->nidle++] = b;
-	return 0;
+	return b->n > 0;
 }
 
 /* ---- sending ---- */
@@ -1041,18 +1068,20 @@ look_around(struct server *p, int at_once)
 static int
 pump(struct server *p, uint64_t stored)
 {
-	int r, err;
+	int r, near, pushed, err;
 
 	for (;;) {
 		if (!p->serving && precopy_done(p, stored))
 			return 0;
 		if ((err = take_messages(p)) != 0 || (err = fill_urgent(p)) != 0 ||
-		    (err = r = send_some(p, stored)) < 0 || (err = fill_push(p)) != 0)
+		    (err = r = send_some(p, stored)) < 0 ||
+		    (err = near = fill_near(p)) < 0 || (err = pushed = fill_push(p)) < 0)
 			return err;
 		if (all_sent(p) && !out_pending(&p->out) && (!p->serving || p->running))
 			return 0;
-		if ((r = look_around(p, r == 1 || can_push(p))) != 0)
-			return r;
+		/* What aio_submit() did itself wakes nobody. */
+		if ((err = look_around(p, r == 1 || near || pushed || can_push(p))) != 0)
+			return err;
 	}
 }
 
@@ -1333,7 +1362,7 @@ server_init(struct server *p)
 	out_init(&p->out, STDOUT_FILENO, p->ram);
 	rp_init(&p->rp, STDIN_FILENO, p->ram);
 	p->passed = LOOK;
-	p->pipe_size = WIDE;
+	io_pipe_size(STDOUT_FILENO, p->pipe_size = WIDE);	/* or as it is */
 	for (i = 0; i < ROWS; i++)
 		p->row[i] = UINT64_MAX - ROW_STEP;
 	if ((err = find_host_pages(p)) != 0)

@@ -209,9 +209,10 @@ fill(struct stream_in *s, size_t max)
  * last page is; but each page comes at least once, so as many as have not come are still to
  * come.  When few are left in a background snapshot, the last one is near.
  *
- * What is unplugged of virtio-mem never comes.  Machine types up to 7.2 do not tell
- * beforehand that there is some: if it is more than 28 MiB, a source with a small tail may
- * then end before the image is durable.
+ * What is unplugged of virtio-mem never comes, nor, in an ordinary migration, what a guest
+ * gave as free to its balloon (free-page-hint).  Machine types up to 7.2 do not tell of the
+ * one beforehand, and none of the other: if it is more than 28 MiB, a source with a small
+ * tail may then end before the image is durable.
  */
 static size_t
 read_size(const struct stream_in *s)
@@ -222,7 +223,8 @@ read_size(const struct stream_in *s)
 		return READ_SIZE;
 	if (left < READ_SIZE / RECORD_MIN)
 		return READ_TAIL;
-	return left > READ_LARGE / RECORD_MIN && !s->sparse ? READ_LARGE : READ_SIZE;
+	return left > READ_LARGE / RECORD_MIN && !s->sparse && s->refused == 0 ?
+	    READ_LARGE : READ_SIZE;
 }
 
 /* Have n bytes, at most PAGE_SIZE_MAX, at s->buf + s->pos. */
@@ -513,7 +515,8 @@ read_blocks(struct stream_in *s)
 {
 	uint64_t word, left, mask = s->ram.page_size - 1;
 
-	s->ram.has_addr = s->sparse = s->ignore_shared;
+	s->ram.has_addr = s->ignore_shared;
+	s->sparse |= s->ignore_shared;
 	if (take_u64(s, &word) != 0)
 		return -1;
 	if ((word & mask) != RAM_MEM_SIZE)

@@ -95,6 +95,17 @@ test_scattered_requests_find_a_short_pipe() {
 	assertContains "$(cat err)" "from a request to its page in the pipe: p50 "
 }
 
+# The last pages lie behind more slots than the push passes by at a time, and nobody asks for them.
+test_the_last_pages_come_unasked() {
+	mk s --block=a:20000 --zero=0
+	save i s
+	for missing in 1 3 10; do
+		"$TOOLS/rpclient" --requests=0 --hangup=$((20000 - missing)) \
+			--resume="exec '$SNAP' --resume load i" "$SNAP" --postcopy load i >out 2>err
+		assertEquals "$missing: $(cat out err)" 0 $?
+	done
+}
+
 test_rate_limits_the_push() {
 	mk s --block=a:1000 --zero=0 --json=1000
 	save i s
