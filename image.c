@@ -52,7 +52,7 @@ enum {
 	APPEND_SIZE = 256 << 10
 };
 
-enum batch_kind { BATCH_FILL, BATCH_PLACED, BATCH_MOVE };
+enum batch_kind { BATCH_FILL, BATCH_MOVE };
 
 struct batch {
 	struct aio_req req;
@@ -319,7 +319,7 @@ static void
 submit(struct image_writer *w, struct batch *b, enum aio_op op,
     void (*work)(struct aio_req *))
 {
-	b->req.op = b->npage == 0 ? AIO_NONE : op;
+	b->req.op = op;
 	b->req.work = work;
 	b->req.fd = w->data_fd;
 	b->req.begin = w->opt.io_flags == 0 && !w->opt.unsafe;
@@ -367,7 +367,6 @@ place(struct image_writer *w, struct batch *b)
 		return err;
 	}
 	/* Even without a page: its buffer MUST NOT be free before those ahead of it (I4). */
-	b->kind = BATCH_PLACED;
 	submit(w, b, AIO_WRITE, NULL);
 	return 0;
 }
@@ -400,7 +399,7 @@ reaped(struct image_writer *w, struct aio_req *r)
 
 	if (r->error != 0)
 		fail_write(w, r->error, r->error_off);
-	if (w->failed != 0 || r->op == AIO_WRITE || b->kind == BATCH_PLACED) {
+	if (w->failed != 0 || r->op == AIO_WRITE) {
 		give_back(w, b);
 		return w->failed;
 	}

@@ -136,7 +136,8 @@ struct server {
 	struct lane urgent, near, push;
 	struct batch *stack[NEAR_MAX];	/* of the near lane: what has been read */
 	unsigned nstack;
-	uint64_t lately[NEAR_MAX];	/* pages asked for whose neighbours are to be read */
+	struct { uint64_t page, slot; int state; } lately[NEAR_MAX];	/* pages asked for whose
+				 * neighbours are to be read */
 	unsigned nlately;
 	struct lane *begun;	/* whose host page is under way */
 	struct batch *spent;	/* to be given back after the flush */
@@ -546,7 +547,8 @@ in_a_row(struct server *p, uint64_t page)
 	return 0;
 }
 
-/* A page was asked for by itself: what does that tell of the next ones? */
+/* A page was asked for by itself: what does that tell of the next ones?  Its neighbours
+ * are read when it has gone out. */
 static int
 learn(struct server *p, uint64_t page)
 {
@@ -555,6 +557,11 @@ learn(struct server *p, uint64_t page)
 
 	if (st < 0)
 		return st;
+	if (p->nlately == NEAR_MAX)
+		memmove(p->lately, p->lately + 1, --p->nlately * sizeof p->lately[0]);
+	p->lately[p->nlately].page = page;
+	p->lately[p->nlately].slot = at;
+	p->lately[p->nlately++].state = st;
 	if (!in_a_row(p, page)) {
 		p->scattered += p->scattered < SCATTERED;
 		return 0;
@@ -620,17 +627,15 @@ add_zero(struct server *p, struct batch *b, uint64_t asked, uint64_t first, uint
 	return 0;
 }
 
-/* Add the neighbours in the guest of a page asked for.  A page that is zero waits for no
- * read. */
+/* Add the neighbours in the guest of a page asked for, which is in slot `at` if it is
+ * stored.  A page that is zero waits for no read. */
 static int
-add_neighbours(struct server *p, struct batch *b, uint64_t asked)
+add_neighbours(struct server *p, struct batch *b, uint64_t asked, int st, uint64_t at)
 {
 	const struct ram_block *k = ram_map_find(p->ram, asked);
-	uint64_t max = b->f.max, n, first, at = 0;
-	int st, err;
+	uint64_t max = b->f.max, n, first;
+	int err;
 
-	if ((st = image_lookup(p->im, asked, &at)) < 0)
-		return st;
 	first = asked - (asked - k->first) % max;
 	n = k->first + k->len / p->ram->page_size - first;
 	n = n < max ? n : max;
@@ -664,7 +669,8 @@ fill_near(struct server *p)
 			break;
 		b = l->idle[--l->nidle];
 		batch_reset(b);
-		if ((err = add_neighbours(p, b, p->lately[i])) != 0)
+		if ((err = add_neighbours(p, b, p->lately[i].page, p->lately[i].state,
+		    p->lately[i].slot)) != 0)
 			return err;
 		if (b->n > 0) {
 			lane_submit(l, b);
@@ -693,13 +699,8 @@ fill_urgent(struct server *p)
 			return err;
 		b->since = l->job.since;
 		lane_submit(l, b);
-		if (!whole)
-			continue;
-		if ((err = learn(p, page)) != 0)
+		if (whole && (err = learn(p, page)) != 0)
 			return err;
-		if (p->nlately == NEAR_MAX)
-			memmove(p->lately, p->lately + 1, --p->nlately * sizeof p->lately[0]);
-		p->lately[p->nlately++] = page;
 	}
 	return 0;
 }

@@ -525,14 +525,12 @@ test_clusters_without_a_page_keep_their_place() {
 		    return kind + struct.pack(">I", 2) + body + b"\x7e" + struct.pack(">I", 2)
 
 		out.write(b"QEVM" + struct.pack(">I", 3) + b"\x07" + struct.pack(">I", 7) + b"machine")
-		out.write(section(b"\1", b"")[:5] + b"\3ram" + struct.pack(">II", 0, 4) +
-		          struct.pack(">Q", PAGES * 4096 | 4) + b"\6pc.ram" +
-		          struct.pack(">QQ", PAGES * 4096, 16) + b"\x7e" + struct.pack(">I", 2))
+		out.write(section(b"\1", b"\3ram" + struct.pack(">IIQ", 0, 4, PAGES * 4096 | 4) +
+		                  b"\6pc.ram" + struct.pack(">QQ", PAGES * 4096, 16)))
 		body = pages(1) + pages(2)
 		body += b"".join(record(i, None) for i in range(PAGES - 16384, PAGES)) * 24
 		body += pages(3) + struct.pack(">Q", 16)
-		out.write(b"\2" + struct.pack(">I", 2) + body +
-		          b"\x7e" + struct.pack(">I", 2))
+		out.write(section(b"\2", body))
 		out.write(section(b"\3", struct.pack(">Q", 16)))
 		out.write(b"\4" + struct.pack(">I", 5) + b"\3dev" + struct.pack(">II", 0, 1) + b"x" * 1000 +
 		          b"\x7e" + struct.pack(">I", 5) + b"\0")
