@@ -5,6 +5,7 @@
 
 CC = c99
 CFLAGS = -O2
+ZSTD = 1
 BENCH =
 PREFIX = /usr/local
 BINDIR = $(PREFIX)/bin
@@ -14,21 +15,36 @@ MANDIR = $(PREFIX)/share/man
 STD = -D_POSIX_C_SOURCE=200809L -D_FILE_OFFSET_BITS=64
 
 OBJ = snap.o options.o message.o save.o guard.o load.o postcopy.o info.o check.o \
-	stream.o image.o reader.o layout.o table.o crc32c.o latency.o aio_pthreads.o
-HDR = snap.h options.h stream.h image.h layout.h table.h crc32c.h aio.h \
-	bytes.h postcopy.h guard.h latency.h
+	optimize.o stream.o image.o units.o index.o reader.o fetch.o verify.o chain.o \
+	layout.o table.o hot.o marks.o codec.o codec_zstd.o crc32c.o latency.o aio_pthreads.o
+HDR = snap.h options.h stream.h image.h writer.h reader.h layout.h table.h codec.h \
+	crc32c.h aio.h bytes.h postcopy.h guard.h hot.h latency.h marks.h
+
+# What is said of zstd, where it was found: one line, else none.
+FLAGS = zstd.flags.$(ZSTD)
+HAVE = `cat $(FLAGS)`
+LIBS = `sed 's/.*/-lzstd/' $(FLAGS)` -lpthread $(LDLIBS)
 FAULT = tests/tools/qemu-snap-fault
 TOOLS = tests/tools/mkstream tests/tools/rpclient tests/tools/ringtest tests/tools/crctest
 
 all: qemu-snap
 
 qemu-snap: $(OBJ)
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(OBJ) -lpthread $(LDLIBS)
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(OBJ) $(LIBS)
 
 .c.o:
-	$(CC) $(STD) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+	$(CC) $(STD) $(HAVE) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 
-$(OBJ): $(HDR)
+$(OBJ): $(HDR) $(FLAGS)
+
+# Is zstd here, and wanted?  Only one of these files is there: with another ZSTD it is
+# made anew, and then all objects.
+$(FLAGS):
+	@rm -f zstd.flags.*; echo '#include <zstd.h>' >$@.c; echo 'int main(void) {' >>$@.c; \
+	echo 'return ZSTD_isError(ZSTD_compressBound(1)) != 0; }' >>$@.c; \
+	if test "$(ZSTD)" != 0 && \
+	    $(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@.out $@.c -lzstd 2>/dev/null; \
+	then echo -DHAVE_ZSTD; fi >$@.new; rm -f $@.c $@.out; mv $@.new $@
 
 tools: $(TOOLS)
 
@@ -47,8 +63,8 @@ tests/tools/crctest: tests/tools/crctest.c crc32c.o crc32c.h
 
 # The program with the seam for faults in it; gcc and clang know -include.
 $(FAULT): $(OBJ) $(HDR) tests/tools/fault.c tests/tools/fault.h
-	$(CC) $(STD) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -include tests/tools/fault.h -o $@ \
-	    $(OBJ:.o=.c) tests/tools/fault.c -lpthread $(LDLIBS)
+	$(CC) $(STD) $(HAVE) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -include tests/tools/fault.h -o $@ \
+	    $(OBJ:.o=.c) tests/tools/fault.c $(LIBS)
 
 # Installs what the tests need, where that can be done, and runs them.
 check:
@@ -59,7 +75,7 @@ check:
 bench/peer: bench/peer.c bytes.h
 	$(CC) $(STD) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -I. -o $@ bench/peer.c
 
-# Figures, against cat and QEMU's own ways.  BENCH=live for background snapshots.
+# Figures, against cat and QEMU's own ways.  BENCH=live for background snapshots only.
 bench: all tools bench/peer
 	bench/bench $(BENCH)
 
@@ -89,6 +105,6 @@ uninstall:
 	rm -f $(DESTDIR)$(BINDIR)/qemu-snap $(DESTDIR)$(MANDIR)/man1/qemu-snap.1
 
 clean:
-	rm -f qemu-snap $(OBJ) $(TOOLS) $(FAULT) bench/peer
+	rm -f qemu-snap $(OBJ) $(TOOLS) $(FAULT) bench/peer zstd.flags.*
 
 .PHONY: all bench tools check check-long demo install uninstall clean

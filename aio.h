@@ -19,8 +19,9 @@ enum aio_op {
 	AIO_WRITE	/* write all runs */
 };
 
-/* Bytes that lie together in the file. */
+/* Bytes that lie together in a file. */
 struct aio_run {
+	int fd;
 	uint8_t *buf;
 	size_t len;
 	uint64_t off;
@@ -32,7 +33,6 @@ struct aio_run {
  */
 struct aio_req {
 	enum aio_op op;
-	int fd;
 	struct aio_run *run;
 	size_t nrun;
 	void (*work)(struct aio_req *);
@@ -110,6 +110,10 @@ int io_sync(int fd);
 /* The directory that path lies in; push the names in it to the device. */
 int io_open_dir(const char *path, int *fd);
 int io_sync_dir(int fd);
+/* The true name of that directory, to be freed by the caller; NULL: not to be had. */
+char *io_real_directory(const char *path);
+/* That of the file itself, which need not be called what path calls it. */
+char *io_real_path(const char *path);
 int io_rename(const char *from, const char *to);
 int io_unlink(const char *path);
 int io_close(int fd);

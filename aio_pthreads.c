@@ -80,12 +80,11 @@ at(const struct aio *a, uint64_t position)
  * at the end.  Only a hint; the sync will tell of errors.
  */
 static void
-begin_write_back(int fd, const struct aio_run *run)
+begin_write_back(const struct aio_run *run)
 {
 #if defined(SYNC_FILE_RANGE_WRITE) && !defined(NO_WRITE_BACK)
-	(void)sync_file_range(fd, (off_t)run->off, (off_t)run->len, SYNC_FILE_RANGE_WRITE);
+	(void)sync_file_range(run->fd, (off_t)run->off, (off_t)run->len, SYNC_FILE_RANGE_WRITE);
 #else
-	(void)fd;
 	(void)run;
 #endif
 }
@@ -101,14 +100,14 @@ execute(struct aio_req *r)
 			const struct aio_run *run = &r->run[i];
 
 			r->error = r->op == AIO_READ ?
-			    io_pread(r->fd, run->buf, run->len, run->off) :
-			    io_pwrite(r->fd, run->buf, run->len, run->off);
+			    io_pread(run->fd, run->buf, run->len, run->off) :
+			    io_pwrite(run->fd, run->buf, run->len, run->off);
 			if (r->error != 0) {
 				r->error_off = run->off;
 				return;
 			}
 			if (r->op == AIO_WRITE && r->begin)
-				begin_write_back(r->fd, run);
+				begin_write_back(run);
 		}
 	if (r->op != AIO_WRITE && r->op != AIO_NONE && r->work != NULL)
 		r->work(r);
@@ -125,7 +124,7 @@ read_from_cache(struct aio_req *r)
 	for (i = 0; i < r->nrun; i++) {
 		v.iov_base = r->run[i].buf;
 		v.iov_len = r->run[i].len;
-		if (preadv2(r->fd, &v, 1, (off_t)r->run[i].off, RWF_NOWAIT) !=
+		if (preadv2(r->run[i].fd, &v, 1, (off_t)r->run[i].off, RWF_NOWAIT) !=
 		    (ssize_t)v.iov_len)
 			return 0;
 	}
@@ -543,12 +542,18 @@ io_sweep_parts(const char *path, void (*said)(const char *))
 	free(dir);
 }
 
+static int
+not_regular(const struct stat *st)
+{
+	return S_ISREG(st->st_mode) ? 0 : S_ISDIR(st->st_mode) ? EISDIR : EINVAL;
+}
+
 int
 io_open(const char *path, int wr, int flags, int *fd)
 {
 	struct stat st;
 	int mode = O_CLOEXEC | O_NONBLOCK | (wr ? O_RDWR : O_RDONLY);
-	int err = 0;
+	int err;
 
 	if (flags & IO_DIRECT) {
 		if (OPEN_DIRECT == 0)
@@ -557,13 +562,14 @@ io_open(const char *path, int wr, int flags, int *fd)
 	}
 	if (flags & IO_DSYNC)
 		mode |= O_DSYNC;
+	/* Some devices do something when they are opened: look before, and after. */
+	if (stat(path, &st) != 0)
+		return errno;
+	if ((err = not_regular(&st)) != 0)
+		return err;
 	if ((*fd = open(path, mode)) < 0)
 		return errno;
-	if (fstat(*fd, &st) != 0)
-		err = errno;
-	else if (!S_ISREG(st.st_mode))
-		err = S_ISDIR(st.st_mode) ? EISDIR : EINVAL;
-	if (err != 0)
+	if ((err = fstat(*fd, &st) != 0 ? errno : not_regular(&st)) != 0)
 		close(*fd);
 	return err;
 }
@@ -648,6 +654,22 @@ io_open_dir(const char *path, int *fd)
 	err = *fd < 0 ? errno : 0;
 	free(dir);
 	return err;
+}
+
+char *
+io_real_directory(const char *path)
+{
+	const char *base;
+	char *dir = directory(path, &base), *real = dir == NULL ? NULL : realpath(dir, NULL);
+
+	free(dir);
+	return real;
+}
+
+char *
+io_real_path(const char *path)
+{
+	return realpath(path, NULL);
 }
 
 int

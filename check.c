@@ -12,6 +12,7 @@
 static int
 check_stored(struct image *im, unsigned threads, unsigned *faults)
 {
+	const struct image_footer *foot = image_footer(im);
 	struct image_scan *scan = scan_new(im, threads, faults);
 	struct image_fetch *f;
 	uint64_t seen = 0;
@@ -23,7 +24,7 @@ check_stored(struct image *im, unsigned threads, unsigned *faults)
 			err = fetch_check(f);
 		for (i = 0; i < f->n && err == 0; i++)
 			if (!f->good[i]) {
-				image_bad_page(im, f->page[i], "page fails its checksum");
+				fetch_bad_page(f, i);
 				++*faults;
 			}
 		seen += f->n;
@@ -31,7 +32,7 @@ check_stored(struct image *im, unsigned threads, unsigned *faults)
 	scan_free(scan);
 	if (err != 0 || r != 0)
 		return SNAP_ESYS;
-	if (*faults == 0 && seen != image_footer(im)->stored) {
+	if (*faults == 0 && seen != foot->stored + foot->ancestor) {
 		snap_warnx("%s: footer and unit table do not agree on the number of pages",
 		    image_path(im));
 		++*faults;
@@ -42,23 +43,28 @@ check_stored(struct image *im, unsigned threads, unsigned *faults)
 static int
 check_one(const char *path, const struct options *o)
 {
+	const struct image_footer *foot;
 	struct image *im;
 	unsigned faults = 0;
 	int err;
 
 	if ((im = image_open(path, o->io_flags, &err)) == NULL)
 		return err;
-	if ((err = image_check_tables(im, &faults)) == 0)
+	foot = image_footer(im);
+	if ((err = image_check_tables(im, &faults)) == 0 &&
+	    (err = image_open_ancestors(im)) == 0)
 		err = check_stored(im, o->threads, &faults);
-	if (err == 0 && faults > 0) {
+	if (faults > 0) {
 		snap_warnx("%s: damaged: %u fault%s", path, faults, faults == 1 ? "" : "s");
 		err = SNAP_EDATA;
 	}
 	if (err == 0) {
 		print_name(path);
-		printf(": good, %llu page%s stored\n",
-		    (unsigned long long)image_footer(im)->stored,
-		    image_footer(im)->stored == 1 ? "" : "s");
+		printf(": good, %llu page%s stored", (unsigned long long)foot->stored,
+		    foot->stored == 1 ? "" : "s");
+		if (foot->ancestor > 0)
+			printf(", %llu in ancestors", (unsigned long long)foot->ancestor);
+		putchar('\n');
 	}
 	image_close(im);
 	return err;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * image.h -- the snapshot file: writing one (image.c), reading one (reader.c).
+ * image.h -- the snapshot file: writing one (image.c), reading one (reader.c, fetch.c,
+ * verify.c), finding those it is based on (chain.c).
  *
  * Functions returning int return 0, or SNAP_ESYS or SNAP_EDATA after the
  * reason was printed.  Only the owner thread calls them.
@@ -12,9 +13,12 @@
 #include <stdint.h>
 
 #include "aio.h"
+#include "codec.h"
 #include "layout.h"
 #include "snap.h"
 #include "table.h"
+
+struct image;
 
 /* ---- writing: image.c ---- */
 
@@ -26,6 +30,11 @@ struct image_options {
 	int unsafe;		/* no syncs */
 	int reproducible;	/* UUID from the content, no time */
 	uint64_t max_size;	/* of the file, in bytes */
+	const struct codec *codec;	/* NULL: raw */
+	int level;
+	uint64_t time;		/* of creation; 0: now */
+	struct image *base;	/* only what differs is stored; NULL: everything.  With its
+				 * ancestors open; it MUST outlive the writer */
 };
 
 struct image_writer;
@@ -45,7 +54,7 @@ int image_zero(struct image_writer *w, uint64_t page);
  * sections (len 0: none), and make all that durable.
  */
 struct image_bytes {
-	uint32_t type;		/* SEC_PREAMBLE, SEC_PROLOGUE, SEC_ITERABLES */
+	uint32_t type;		/* SEC_PREAMBLE, SEC_PROLOGUE, SEC_ITERABLES, SEC_HOT */
 	const uint8_t *buf;
 	size_t len;
 };
@@ -71,8 +80,6 @@ void image_free(struct image_writer *w);
 
 /* ---- reading: reader.c ---- */
 
-struct image;
-
 /* Open a finished image.  NULL: failed and reported, *err tells how. */
 struct image *image_open(const char *path, int io_flags, int *err);
 void image_close(struct image *im);
@@ -80,25 +87,61 @@ const char *image_path(const struct image *im);
 const struct ram_map *image_ram(const struct image *im);
 const struct image_header *image_header(const struct image *im);
 const struct image_footer *image_footer(const struct image *im);
-/* What page is: an enum page_state, its slot in *slot if it is stored; or < 0. */
-int image_lookup(struct image *im, uint64_t page, uint64_t *slot);
+/* The ancestors it names. */
+unsigned image_ancestors(const struct image *im, const struct ancestor **list);
+/*
+ * What page is, an enum page_state, or < 0.  *entry is its slot if it is stored, and
+ * what entry_crc() and entry_ancestor() (table.h) tell if it lies in an ancestor.
+ */
+int image_lookup(struct image *im, uint64_t page, uint64_t *entry);
 /* Can page be looked up without reading from the file? */
 int image_at_hand(const struct image *im, uint64_t page);
 /* The same as image_lookup() for the first page from *page on that is not absent, which *page is
  * then; PAGE_ABSENT: there is none. */
-int image_next_present(struct image *im, uint64_t *page, uint64_t *slot);
-/* Which page lies in slot, and its CRC. */
+int image_next_present(struct image *im, uint64_t *page, uint64_t *entry);
+/* Which page lies in slot, or DEAD_PAGE, and its CRC. */
 int image_slot(struct image *im, uint64_t slot, uint64_t *page, uint32_t *crc);
+/*
+ * A way through all pages that have bytes, in the order in which they are best read: first
+ * those in this file, in its order, then those in ancestors, in the guest's.  It begins with
+ * zeros.  A step finds PAGE_STORED or PAGE_ANCESTOR, or nothing: PAGE_ABSENT; after an error,
+ * the next step goes on behind it.  When it has ended there MUST be no further step.
+ */
+struct image_walk {
+	uint64_t slot, page;	/* the next to be looked at */
+};
+int image_walk_ended(const struct image *im, const struct image_walk *w);
+int image_step(struct image *im, struct image_walk *w, uint64_t *page, uint64_t *entry);
 /* len bytes at off of a section; unchecked, see image_check_sections(). */
 int image_read(struct image *im, const struct section *s, uint64_t off, void *buf,
     size_t len);
-/* Verify all sections that have a checksum of their own.  faults: as in a scan. */
-int image_check_sections(struct image *im, unsigned *faults);
 /* Print "FILE: block B offset N: what" for a page; of many faults, only the first ones. */
 void image_bad_page(struct image *im, uint64_t page, const char *what);
+
+/* ---- reading: verify.c ---- */
+
+/* Verify all sections that have a checksum of their own.  faults: as in a scan. */
+int image_check_sections(struct image *im, unsigned *faults);
 /* Verify every byte that a scan does not reach, and that all parts agree; *faults
  * grows by the faults found and printed.  0, or SNAP_ESYS. */
 int image_check_tables(struct image *im, unsigned *faults);
+
+/* ---- ancestors: chain.c ---- */
+
+/* Do they describe the same blocks? */
+int ram_map_same(const struct ram_map *a, const struct ram_map *b);
+/* Find and open all ancestors; before that, no page in them can be fetched. */
+int image_open_ancestors(struct image *im);
+/*
+ * The ancestors of an image at path that is based on base, whose own are open: *n of them, to
+ * be freed with ancestors_free(), whatever is returned.
+ */
+int image_ancestry(const struct image *base, const char *path, struct ancestor **list,
+    unsigned *n);
+/* Is path im, or one of its ancestors? */
+int image_is_in_chain(const struct image *im, const char *path);
+
+/* ---- reading: fetch.c ---- */
 
 /*
  * A fetch reads stored pages through a ring and verifies them in the worker.
@@ -115,26 +158,45 @@ struct image_fetch {
 	uint8_t *good;		/* set by the worker: the CRC is right */
 	unsigned bad;		/* set by the worker: the first bad page, or n */
 	void *arg;		/* the caller's */
+	int serial;		/* set by the caller before the first page: coded units are read
+				 * by the worker, one after the other.  This needs little memory */
+
+	struct fetch_from *from;	/* private: where each page comes from */
+	struct fetch_unit *unit;
+	unsigned nunit;
+	uint8_t *stored, *plain;	/* of coded units */
+	size_t used;		/* bytes of stored */
+	void *decoder;
 };
 
 /* 0, or SNAP_ESYS: out of memory. */
 int fetch_init(struct image_fetch *f, struct image *im, unsigned max);
 void fetch_free(struct image_fetch *f);
 void fetch_reset(struct image_fetch *f);
-/* Add the page in slot; its bytes will be at fetch_data(f, i), i counting up
- * from 0.  There MUST be room. */
-int fetch_add(struct image_fetch *f, uint64_t slot);
+/* Is there no room for one more page? */
+int fetch_is_full(const struct image_fetch *f);
+/* Add a page that image_lookup() tells this of, stored or in an ancestor; its bytes will be at
+ * fetch_data(f, i), i counting up from 0.  There MUST be room. */
+int fetch_add(struct image_fetch *f, uint64_t page, int state, uint64_t entry);
 uint8_t *fetch_data(const struct image_fetch *f, unsigned i);
+/* What the worker does: for requests that are made of a fetch's. */
+void fetch_verify(struct aio_req *r);
 /* Was it read, and right?  Reports what was not: the read, or the first bad page. */
 int fetch_check(const struct image_fetch *f);
+void fetch_bad_page(const struct image_fetch *f, unsigned i);
 
 /*
- * A scan fetches all stored pages in file order, several fetches ahead.
+ * A scan fetches all stored pages, in the order of a walk if no other is set, several
+ * fetches ahead.
  * faults: NULL, or damaged tables are counted there and passed by.
  */
 struct image_scan;
 /* NULL: failed and reported. */
 struct image_scan *scan_new(struct image *im, unsigned threads, unsigned *faults);
+/* Have the pages come in another order: next() gives the next one that has bytes, with its
+ * state and entry: 1; 0: that was all; or < 0. */
+void scan_order(struct image_scan *s, int (*next)(void *arg, uint64_t *page, int *state,
+    uint64_t *entry), void *arg);
 /* 1: *f is the next fetch, to be judged by the caller and valid until the next
  * call; 0: that was all; or < 0. */
 int scan_next(struct image_scan *s, struct image_fetch **f);

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "codec.h"
+#include "hot.h"
 #include "image.h"
 #include "options.h"
 #include "snap.h"
@@ -84,7 +86,10 @@ struct facts {
 	const struct image_header *h;
 	const struct image_footer *f;
 	uint64_t absent, device_state;
-	const char *kind;
+	const char *kind, *codec;
+	const struct ancestor *anc;
+	unsigned nanc;
+	uint64_t hot;		/* pages in the hot list in the image */
 	int postcopy;
 };
 
@@ -98,6 +103,9 @@ collect(struct facts *x, const struct image *im)
 	format_time(x->time, sizeof x->time, x->f->time);
 	x->absent = x->f->npages - x->f->stored - x->f->zero - x->f->ancestor;
 	x->device_state = footer_section(x->f, SEC_TAIL)->extra;
+	x->codec = x->h->incompat & FEATURE_CODEC ? codec_name(CODEC_ZSTD) : "none";
+	x->nanc = image_ancestors(im, &x->anc);
+	x->hot = hot_embedded(im);
 	x->kind = x->f->flags & IMAGE_ENDED ? "migration" : "background snapshot";
 	x->postcopy = !(x->f->flags & IMAGE_IGNORE_SHARED);
 }
@@ -106,6 +114,7 @@ static void
 print_human(const struct facts *x, const char *path)
 {
 	const struct ram_block *b;
+	char uuid[37];
 	size_t i;
 
 	fputs("image          ", stdout);
@@ -118,12 +127,23 @@ print_human(const struct facts *x, const char *path)
 	print_size("file", x->f->file_len);
 	print_size("guest RAM", x->f->npages * x->h->page_size);
 	printf("page size      %u bytes\n", (unsigned)x->h->page_size);
-	printf("pages          %llu: %llu stored, %llu zero, %llu absent\n",
-	    (unsigned long long)x->f->npages, (unsigned long long)x->f->stored,
-	    (unsigned long long)x->f->zero, (unsigned long long)x->absent);
+	printf("pages          %llu: %llu stored, ", (unsigned long long)x->f->npages,
+	    (unsigned long long)x->f->stored);
+	if (x->nanc > 0)
+		printf("%llu in ancestors, ", (unsigned long long)x->f->ancestor);
+	printf("%llu zero, %llu absent\n", (unsigned long long)x->f->zero,
+	    (unsigned long long)x->absent);
 	print_size("device state", x->device_state);
-	printf("units          %u pages, not compressed; clusters of %u bytes\n",
-	    (unsigned)x->h->unit_pages, (unsigned)x->h->cluster_size);
+	printf("units          %u pages, compression: %s; clusters of %u bytes\n",
+	    (unsigned)x->h->unit_pages, x->codec, (unsigned)x->h->cluster_size);
+	if (x->hot > 0)
+		printf("hot list       %llu pages\n", (unsigned long long)x->hot);
+	for (i = 0; i < x->nanc; i++) {
+		uuid_format(uuid, x->anc[i].uuid);
+		printf("%s%s  ", i == 0 ? "based on       " : "               ", uuid);
+		print_name(x->anc[i].path);
+		putchar('\n');
+	}
 	for (i = 0; i < x->ram->nblk; i++) {
 		b = &x->ram->blk[i];
 		fputs(i == 0 ? "blocks         " : "               ", stdout);
@@ -136,6 +156,7 @@ print_human(const struct facts *x, const char *path)
 static void
 print_programs(const struct facts *x, const char *path)
 {
+	char uuid[37];
 	size_t i;
 
 	fputs("{\n  \"image\": ", stdout);
@@ -151,11 +172,21 @@ print_programs(const struct facts *x, const char *path)
 	printf("  \"page-size\": %u,\n", (unsigned)x->h->page_size);
 	printf("  \"unit-pages\": %u,\n", (unsigned)x->h->unit_pages);
 	printf("  \"cluster-size\": %u,\n", (unsigned)x->h->cluster_size);
-	printf("  \"codec\": \"none\",\n");
-	printf("  \"pages\": {\"total\": %llu, \"stored\": %llu, \"zero\": %llu, "
-	    "\"absent\": %llu},\n",
+	printf("  \"codec\": \"%s\",\n", x->codec);
+	printf("  \"pages\": {\"total\": %llu, \"stored\": %llu, \"ancestor\": %llu, "
+	    "\"zero\": %llu, \"absent\": %llu},\n",
 	    (unsigned long long)x->f->npages, (unsigned long long)x->f->stored,
-	    (unsigned long long)x->f->zero, (unsigned long long)x->absent);
+	    (unsigned long long)x->f->ancestor, (unsigned long long)x->f->zero,
+	    (unsigned long long)x->absent);
+	fputs("  \"ancestors\": [", stdout);
+	for (i = 0; i < x->nanc; i++) {
+		uuid_format(uuid, x->anc[i].uuid);
+		printf("%s\n    {\"uuid\": \"%s\", \"path\": ", i == 0 ? "" : ",", uuid);
+		print_json(x->anc[i].path);
+		putchar('}');
+	}
+	puts(x->nanc > 0 ? "\n  ]," : "],");
+	printf("  \"hot-pages\": %llu,\n", (unsigned long long)x->hot);
 	printf("  \"device-state\": %llu,\n", (unsigned long long)x->device_state);
 	fputs("  \"blocks\": [", stdout);
 	for (i = 0; i < x->ram->nblk; i++) {

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "bytes.h"
+#include "codec.h"
 #include "crc32c.h"
 #include "table.h"
 
@@ -67,7 +68,7 @@ header_decode(const uint8_t *buf, struct image_header *h)
 		return "header fails its checksum";
 	h->incompat = get_le64(buf + 16);
 	h->compat = get_le64(buf + 24);
-	if (h->incompat != 0)
+	if ((h->incompat & ~(uint64_t)FEATURES_KNOWN) != 0)
 		return NULL;	/* the rest may mean something else */
 	h->page_size = get_le32(buf + 32);
 	h->unit_pages = get_le32(buf + 36);
@@ -76,6 +77,8 @@ header_decode(const uint8_t *buf, struct image_header *h)
 	if (!power_between(h->page_size, PAGE_SIZE_MIN, PAGE_SIZE_MAX))
 		return "impossible page size in the header";
 	if (!power_between(h->unit_pages, 1, UNIT_PAGES_MAX))
+		return "impossible unit size in the header";
+	if ((h->incompat & FEATURE_CODEC) && h->unit_pages * h->page_size > CODED_MAX)
 		return "impossible unit size in the header";
 	if (!power_between(h->cluster_size, CLUSTER_MIN, CLUSTER_MAX))
 		return "impossible cluster size in the header";
@@ -145,6 +148,8 @@ check_sections(const struct image_footer *f, const struct image_header *h)
 	}
 	if (at != end)
 		return "sections do not fill the file";
+	if ((footer_section(f, SEC_ANCESTORS) == NULL) != !(h->incompat & FEATURE_ANCESTORS))
+		return "header and sections do not agree on ancestors";
 	for (i = SEC_DATA; i <= SEC_ROOT; i++)
 		if (footer_section(f, i) == NULL)
 			return "a table is missing";
@@ -189,10 +194,11 @@ footer_decode(const uint8_t *buf, uint64_t file_len,
 	    f->zero > f->npages - f->stored ||
 	    f->ancestor > f->npages - f->stored - f->zero)
 		return "impossible number of pages in the footer";
-	if (f->slots != f->stored)
-		return "room in the data that belongs to no page";
-	if (f->ancestor != 0)
-		return "pages lie in another image, which this version cannot follow";
+	if (h->incompat & FEATURE_CODEC ? f->slots < f->stored || f->slots > PAGES_MAX ||
+	    f->slots % h->unit_pages != 0 : f->slots != f->stored)
+		return "impossible number of slots in the footer";
+	if (f->ancestor != 0 && !(h->incompat & FEATURE_ANCESTORS))
+		return "pages lie in another image, and none is named";
 	if (f->nsec > SECTIONS_MAX)
 		return "impossible number of sections in the footer";
 	for (i = 0; i < f->nsec; i++, p += SECTION_SIZE) {
@@ -327,6 +333,70 @@ ram_map_decode(const uint8_t *buf, size_t len, uint32_t page_size,
 			return bad;
 	}
 	return p != end || get_le64(buf + 8) != ram->npages ? bad : NULL;
+}
+
+uint8_t *
+ancestors_encode(const struct ancestor *a, unsigned n, size_t *len)
+{
+	uint8_t *buf, *p;
+	unsigned i;
+	size_t k;
+
+	for (*len = 4, i = 0; i < n; i++)
+		*len += 18 + strlen(a[i].path);
+	if ((buf = malloc(*len)) == NULL)
+		return NULL;
+	put_le32(buf, n);
+	for (p = buf + 4, i = 0; i < n; i++, p += 18 + k) {
+		k = strlen(a[i].path);
+		memcpy(p, a[i].uuid, 16);
+		put_le16(p + 16, (uint32_t)k);
+		memcpy(p + 18, a[i].path, k);
+	}
+	return buf;
+}
+
+const char *
+ancestors_decode(const uint8_t *buf, size_t len, struct ancestor **a, unsigned *n)
+{
+	static const char bad[] = "list of ancestors is damaged";
+	const uint8_t *p = buf + 4, *end = buf + len;
+	uint32_t count, i;
+	int same = 0;
+	size_t k;
+
+	*a = NULL;
+	*n = 0;
+	if (len < 4 || (count = get_le32(buf)) == 0 || count > ANCESTORS_MAX)
+		return bad;
+	if ((*a = calloc(count, sizeof **a)) == NULL)
+		return NULL;
+	for (; *n < count; p += k) {
+		if (end - p < 18 || (k = get_le16(p + 16)) == 0 || k > ANCESTOR_PATH_MAX ||
+		    (size_t)(end - p) - 18 < k || memchr(p + 18, 0, k) != NULL)
+			return bad;
+		if (((*a)[*n].path = malloc(k + 1)) == NULL) {
+			ancestors_free(*a, *n);
+			*a = NULL;
+			return NULL;
+		}
+		for (i = 0; i < *n; i++)	/* lest memory be a multiple of the files */
+			if (memcmp((*a)[i].uuid, p, 16) == 0)
+				same = 1;
+		memcpy((*a)[*n].uuid, p, 16);
+		p += 18;
+		memcpy((*a)[*n].path, p, k);
+		(*a)[(*n)++].path[k] = '\0';
+	}
+	return p != end || same ? bad : NULL;
+}
+
+void
+ancestors_free(struct ancestor *a, unsigned n)
+{
+	while (a != NULL && n > 0)
+		free(a[--n].path);
+	free(a);
 }
 
 const struct ram_block *

@@ -17,7 +17,10 @@ enum {
 	SECTIONS_MAX = 120,
 	UNIT_PAGES_MAX = 256,
 	CLUSTER_MIN = 65536,
-	CLUSTER_MAX = 16 << 20
+	CLUSTER_MAX = 16 << 20,
+	ANCESTORS_MAX = 255,
+	ANCESTOR_PATH_MAX = 4095,
+	ANCESTORS_SIZE_MAX = 4 + ANCESTORS_MAX * (18 + ANCESTOR_PATH_MAX)
 };
 
 #define FILE_MAX	((UINT64_C(1) << 48) - 1)	/* bytes: places in it have 48 bits */
@@ -37,13 +40,15 @@ enum {
 	SEC_ITERABLES = 19,
 	SEC_TAIL = 20,
 	SEC_ANCESTORS = 21,
-	SEC_LABEL = 22
+	SEC_LABEL = 22,
+	SEC_HOT = 23
 };
 
-/* Incompatible features that have a name; none is known to this version. */
+/* Incompatible features. */
 enum {
 	FEATURE_ANCESTORS = 1,
-	FEATURE_CODEC = 2
+	FEATURE_CODEC = 2,
+	FEATURES_KNOWN = 3
 };
 
 /* Footer flags. */
@@ -82,6 +87,12 @@ struct image_footer {
 	struct section sec[SECTIONS_MAX];
 };
 
+/* An image in which pages of another one lie. */
+struct ancestor {
+	uint8_t uuid[16];
+	char *path;		/* from the directory of the image that names it */
+};
+
 /* Fill HEADER_SIZE bytes; sets h->crc. */
 void header_encode(uint8_t *buf, struct image_header *h);
 /* Do the first HEADER_MAGIC bytes of a file say that it is an image? */
@@ -104,5 +115,11 @@ size_t ram_map_encode(uint8_t *buf, const struct ram_map *ram);
  * there is no memory for it. */
 const char *ram_map_decode(const uint8_t *buf, size_t len, uint32_t page_size,
     struct ram_map *ram);
+/* Encode n ancestors into memory that the caller frees, *len bytes.  NULL: there is none. */
+uint8_t *ancestors_encode(const struct ancestor *a, unsigned n, size_t *len);
+/* NULL, or what is wrong.  *a is to be freed with ancestors_free(); it is NULL where there is
+ * no memory for it. */
+const char *ancestors_decode(const uint8_t *buf, size_t len, struct ancestor **a, unsigned *n);
+void ancestors_free(struct ancestor *a, unsigned n);
 
 #endif

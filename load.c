@@ -19,9 +19,9 @@
 
 enum { PIPE_ROOM = 1 << 20 };	/* bytes; what a pipe may have without privileges */
 
-/* The stored pages, in file order. */
+/* The stored pages, in file order; *sent counts them. */
 static int
-send_stored(struct image *im, struct stream_out *out, unsigned threads)
+send_stored(struct image *im, struct stream_out *out, unsigned threads, uint64_t *sent)
 {
 	struct image_scan *scan = scan_new(im, threads, NULL);
 	struct image_fetch *f;
@@ -32,6 +32,7 @@ send_stored(struct image *im, struct stream_out *out, unsigned threads)
 		err = fetch_check(f);
 		for (i = 0; i < f->n && err == 0; i++)
 			err = out_page(out, f->page[i], fetch_data(f, i));
+		*sent += f->n;
 		if (err == 0)
 			err = out_flush(out);
 	}
@@ -41,16 +42,17 @@ send_stored(struct image *im, struct stream_out *out, unsigned threads)
 
 /*
  * ROMs are not empty in a new guest, so zero pages are sent, too.  By the way
- * it shows whether all stored pages were.
+ * it shows whether all stored pages were: each was sent once at most.
  */
 static int
-send_zero(struct image *im, struct stream_out *out)
+send_zero(struct image *im, struct stream_out *out, uint64_t sent)
 {
-	uint64_t page, slot, stored = 0;
+	const struct image_footer *f = image_footer(im);
+	uint64_t page, entry, stored = 0;
 	int state, err = 0;
 
 	for (page = 0; err == 0; page++) {
-		if ((state = image_next_present(im, &page, &slot)) < 0)
+		if ((state = image_next_present(im, &page, &entry)) < 0)
 			return state;
 		if (state == PAGE_ABSENT)
 			break;
@@ -59,7 +61,7 @@ send_zero(struct image *im, struct stream_out *out)
 		else
 			stored++;
 	}
-	if (err == 0 && stored != image_footer(im)->stored) {
+	if (err == 0 && (stored != sent || sent != f->stored + f->ancestor)) {
 		snap_warnx("%s: page table and unit table do not agree", image_path(im));
 		err = SNAP_EDATA;
 	}
@@ -70,6 +72,7 @@ static int
 load_precopy(struct image *im, unsigned threads)
 {
 	struct stream_out out;
+	uint64_t sent = 0;
 	int err;
 
 	io_pipe_size(STDOUT_FILENO, PIPE_ROOM);	/* or as it is */
@@ -78,8 +81,8 @@ load_precopy(struct image *im, unsigned threads)
 	    (err = send_bytes(im, &out, SEC_PROLOGUE, UINT64_MAX)) != 0 ||
 	    (err = send_bytes(im, &out, SEC_ITERABLES, UINT64_MAX)) != 0 ||
 	    (err = out_begin(&out, SECTION_PART)) != 0 ||
-	    (err = send_stored(im, &out, threads)) != 0 ||
-	    (err = send_zero(im, &out)) != 0 ||
+	    (err = send_stored(im, &out, threads, &sent)) != 0 ||
+	    (err = send_zero(im, &out, sent)) != 0 ||
 	    (err = out_end(&out)) != 0)
 		return err;
 	if (image_footer(im)->flags & IMAGE_ENDED)
@@ -139,6 +142,7 @@ run_load(const struct options *o)
 		snap_warnx("load: the stream goes to stdout, which is a terminal");
 	else if ((im = image_open(o->file[0], o->io_flags, &err)) != NULL &&
 	    (err = check_wishes(im, o)) == 0 &&
+	    (err = image_open_ancestors(im)) == 0 &&
 	    (err = image_check_sections(im, NULL)) == 0) {
 		err = o->percent < 0 && !o->resume ? load_precopy(im, o->threads) :
 		    load_postcopy(im, o);

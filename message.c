@@ -67,6 +67,19 @@ snap_warn(int err, const char *fmt, ...)
 	va_end(ap);
 }
 
+int
+no_direct_io(const char *path, int coded, uint32_t page_size)
+{
+	if (coded)
+		snap_warnx("%s: no direct I/O with compressed pages", path);
+	else if (page_size % 4096 != 0)
+		snap_warnx("%s: no direct I/O with pages of %u bytes", path,
+		    (unsigned)page_size);
+	else
+		return 0;
+	return 1;
+}
+
 void
 print_name(const char *name)
 {

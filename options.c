@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "aio.h"
+#include "codec.h"
 #include "layout.h"
 #include "snap.h"
 
@@ -25,8 +26,8 @@ enum {
 
 enum id {
 	O_IMAGE_SIZE, O_NOCACHE, O_CACHE, O_AIO, O_PAGE_SIZE, O_POSTCOPY, O_RATE,
-	O_RESUME, O_UUID, O_REPRODUCIBLE, O_CLUSTER_SIZE, O_UNIT_PAGES, O_JSON, O_TRACE, O_VERSION,
-	O_HELP, O_LATER
+	O_RESUME, O_UUID, O_REPRODUCIBLE, O_CLUSTER_SIZE, O_UNIT_PAGES, O_COMPRESS, O_BASE,
+	O_RECORD, O_NO_HOT, O_JSON, O_TRACE, O_VERSION, O_HELP, O_LATER
 };
 
 enum takes { NOTHING, VALUE, MAYBE };	/* MAYBE: --x=VALUE, or -x and a number */
@@ -36,6 +37,9 @@ enum {
 	LOAD = 1 << VERB_LOAD,
 	INFO = 1 << VERB_INFO,
 	CHECK = 1 << VERB_CHECK,
+	OPTIMIZE = 1 << VERB_OPTIMIZE,
+	WRITES = SAVE | OPTIMIZE,
+	USES_POOL = WRITES | LOAD | CHECK,
 	ANY = ~0
 };
 
@@ -46,26 +50,26 @@ static const struct option {
 	enum takes takes;
 	int verbs;		/* the verbs it belongs to */
 } options[] = {
-	{ "image-size",		's', O_IMAGE_SIZE,	VALUE,	SAVE },
-	{ "nocache",		'n', O_NOCACHE,		NOTHING, SAVE | LOAD | CHECK },
-	{ "cache",		0,   O_CACHE,		VALUE,	SAVE | LOAD | CHECK },
-	{ "aio",		0,   O_AIO,		VALUE,	SAVE | LOAD | CHECK },
+	{ "image-size",		's', O_IMAGE_SIZE,	VALUE,	WRITES },
+	{ "nocache",		'n', O_NOCACHE,		NOTHING, USES_POOL },
+	{ "cache",		0,   O_CACHE,		VALUE,	USES_POOL },
+	{ "aio",		0,   O_AIO,		VALUE,	USES_POOL },
 	{ "page-size",		'S', O_PAGE_SIZE,	VALUE,	SAVE | LOAD },
 	{ "postcopy",		'p', O_POSTCOPY,	MAYBE,	LOAD },
 	{ "resume",		0,   O_RESUME,		NOTHING, LOAD },
 	{ "uuid",		0,   O_UUID,		VALUE,	LOAD },
 	{ "rate",		0,   O_RATE,		VALUE,	LOAD },
-	{ "reproducible",	0,   O_REPRODUCIBLE,	NOTHING, SAVE },
-	{ "cluster-size",	0,   O_CLUSTER_SIZE,	VALUE,	SAVE },
-	{ "unit-pages",		0,   O_UNIT_PAGES,	VALUE,	SAVE },
+	{ "reproducible",	0,   O_REPRODUCIBLE,	NOTHING, WRITES },
+	{ "cluster-size",	0,   O_CLUSTER_SIZE,	VALUE,	WRITES },
+	{ "unit-pages",		0,   O_UNIT_PAGES,	VALUE,	WRITES },
+	{ "compress",		0,   O_COMPRESS,	VALUE,	WRITES },
+	{ "base",		0,   O_BASE,		VALUE,	WRITES },
+	{ "record",		0,   O_RECORD,		MAYBE,	LOAD },
+	{ "no-hot",		0,   O_NO_HOT,		NOTHING, LOAD | OPTIMIZE },
 	{ "json",		0,   O_JSON,		NOTHING, INFO },
 	{ "trace",		't', O_TRACE,		NOTHING, SAVE | LOAD },
 	{ "version",		'V', O_VERSION,		NOTHING, ANY },
 	{ "help",		'h', O_HELP,		NOTHING, ANY },
-	{ "compress",		0,   O_LATER,		VALUE,	ANY },
-	{ "base",		0,   O_LATER,		VALUE,	ANY },
-	{ "record",		0,   O_LATER,		MAYBE,	ANY },
-	{ "no-hot",		0,   O_LATER,		NOTHING, ANY },
 	{ "host-page-size",	0,   O_LATER,		VALUE,	ANY },
 	{ "label",		0,   O_LATER,		VALUE,	ANY },
 	{ "progress",		0,   O_LATER,		NOTHING, ANY },
@@ -81,7 +85,8 @@ static const struct {
 	{ "save", VERB_SAVE, 1, 1 },
 	{ "load", VERB_LOAD, 1, 1 },
 	{ "info", VERB_INFO, 1, 1 },
-	{ "check", VERB_CHECK, 1, 1 << 30 }
+	{ "check", VERB_CHECK, 1, 1 << 30 },
+	{ "optimize", VERB_OPTIMIZE, 2, 2 }
 };
 enum { NVERBS = sizeof verbs / sizeof verbs[0] };
 
@@ -191,6 +196,33 @@ set_aio(struct options *o, const struct option *opt, const char *s)
 	return 0;
 }
 
+/* NAME or NAME:LEVEL. */
+static int
+set_codec(struct options *o, const struct option *opt, const char *s)
+{
+	size_t n = strcspn(s, ":");
+	uint64_t level;
+
+	o->have_codec = 1;
+	o->codec = codec_named(s, n);
+	if (o->codec == NULL && strcmp(s, "none") == 0)
+		return 0;
+	if (o->codec == NULL)
+		return wrong(opt, s, n == 4 && strncmp(s, "zstd", n) == 0 ?
+		    "this qemu-snap was built without zstd" : "not none or zstd, zstd:LEVEL");
+	o->level = o->codec->usual;
+	if (s[n] == '\0')
+		return 0;
+	if (plain_number(s + n + 1, (uint64_t)o->codec->most, &level) != 0 ||
+	    level < (uint64_t)o->codec->least) {
+		snap_warnx("--%s=%s: not a level from %d to %d", opt->name, s,
+		    o->codec->least, o->codec->most);
+		return SNAP_ESYS;
+	}
+	o->level = (int)level;
+	return 0;
+}
+
 static int
 set(struct options *o, const struct option *opt, const char *value)
 {
@@ -238,6 +270,18 @@ set(struct options *o, const struct option *opt, const char *value)
 		    &o->cluster_size);
 	case O_UNIT_PAGES:
 		return size_between(opt, value, 1, UNIT_PAGES_MAX, &o->unit_pages);
+	case O_COMPRESS:
+		return set_codec(o, opt, value);
+	case O_BASE:
+		o->base = value;
+		return 0;
+	case O_RECORD:
+		o->record = 1;
+		o->record_to = value;
+		return 0;
+	case O_NO_HOT:
+		o->no_hot = 1;
+		return 0;
 	case O_JSON:
 		o->json = 1;
 		return 0;
@@ -344,12 +388,12 @@ check_words(const struct options *o, const char *verb, unsigned seen)
 	if (o->help || o->version)
 		return 0;
 	if (o->verb == VERB_NONE) {
-		snap_warnx("no verb: save, load, info or check; --help tells more");
+		snap_warnx("no verb: save, load, info, check or optimize; --help tells more");
 		return SNAP_ESYS;
 	}
 	if (o->verb == VERB_UNKNOWN) {
-		snap_warnx("%s: no such verb: it is save, load, info or check, and comes "
-		    "before the image", verb);
+		snap_warnx("%s: no such verb: it is save, load, info, check or optimize, and "
+		    "comes before the image", verb);
 		return SNAP_ESYS;
 	}
 	for (i = 0; i < NOPTIONS; i++)
@@ -361,10 +405,15 @@ check_words(const struct options *o, const char *verb, unsigned seen)
 		snap_warnx("--rate: only with --postcopy or --resume");
 		return SNAP_ESYS;
 	}
+	if (o->record && (o->percent < 0 || o->resume)) {
+		snap_warnx("--record: only with --postcopy");
+		return SNAP_ESYS;
+	}
 	for (i = 0; verbs[i].verb != o->verb; i++)
 		;
 	if (o->nfile < verbs[i].min) {
-		snap_warnx("%s: the name of the image is missing", verb);
+		snap_warnx("%s: the name of the %simage is missing", verb,
+		    o->nfile > 0 ? "new " : "");
 		return SNAP_ESYS;
 	}
 	if (o->nfile > verbs[i].max) {
@@ -379,7 +428,7 @@ options_parse(struct options *o, int argc, char **argv)
 {
 	char **next = argv + (argc > 0), *word, *verb = NULL;
 	unsigned seen = 0;
-	int only_words = 0, err = 0, e;
+	int only_words = 0, err = 0, busy, e;
 
 	memset(o, 0, sizeof *o);
 	o->max_size = INT64_MAX;
@@ -405,7 +454,9 @@ options_parse(struct options *o, int argc, char **argv)
 		if (err == 0)
 			err = e;
 	}
-	if (o->threads == UNTOLD)	/* while pages are checked, the owner has nothing to do */
-		o->threads = aio_workers(THREADS, o->verb != VERB_CHECK);
+	/* While pages are checked or encoded, the owner has nothing to do. */
+	busy = o->verb != VERB_CHECK && o->verb != VERB_OPTIMIZE && o->codec == NULL;
+	if (o->threads == UNTOLD)
+		o->threads = aio_workers(THREADS, busy);
 	return err != 0 ? err : check_words(o, verb, seen);
 }

@@ -13,7 +13,8 @@ enum verb {
 	VERB_SAVE,
 	VERB_LOAD,
 	VERB_INFO,
-	VERB_CHECK
+	VERB_CHECK,
+	VERB_OPTIMIZE
 };
 
 struct options {
@@ -30,10 +31,16 @@ struct options {
 	uint32_t cluster_size;	/* bytes */
 	uint32_t unit_pages;
 	int reproducible;
+	int have_codec;		/* --compress */
+	const struct codec *codec;	/* NULL: none */
+	int level;
+	const char *base;	/* --base, or NULL */
 	int percent;		/* --postcopy; -1: precopy */
 	int resume;
 	int have_uuid;		/* --uuid */
 	uint8_t uuid[16];
+	int record, no_hot;
+	const char *record_to;	/* NULL: beside the image */
 	uint64_t rate;		/* bytes a second; 0: no limit */
 	int json, trace;
 };
@@ -43,6 +50,10 @@ struct options {
  * 0, or SNAP_ESYS after a message; o->verb is right even then.
  */
 int options_parse(struct options *o, int argc, char **argv);
+
+/* What the command line says of an image to be written; save.c. */
+struct image_options;
+void options_for_image(const struct options *o, struct image_options *opt);
 
 /*
  * Read the stream on stdin up to where it may be left, and store nothing: what a
@@ -56,5 +67,6 @@ int run_save(const struct options *o);
 int run_load(const struct options *o);
 int run_info(const struct options *o);
 int run_check(const struct options *o);
+int run_optimize(const struct options *o);
 
 #endif

@@ -28,9 +28,13 @@
  *	asked	 pages the guest waits for: a ring of small reads
  *	near	 their neighbours, those of the last page asked for first: a ring of its
  *		 own, as no page asked for is to wait for a larger read
- *	pushed	 the rest in file order: a ring of reads, too.  Where a guest asks
+ *	pushed	 the rest: a ring of reads, too.  First the hot list, as far as it did not
+ *		 go before the guest ran; then file order.  Where a guest asks
  *		 for one page after the other, it goes on from there, to be ahead of
  *		 it, and comes back when it finds nothing more to do there
+ *
+ * While a hot list is recorded, only what is asked for goes out, as long as the guest goes
+ * on asking: else it would not ask for what it needs.
  *
  * P1  The unit of asking, sending and marking is the host page of a block.  It
  *     goes out once (placed twice it is an error), whole, and in one piece: once
@@ -43,8 +47,8 @@
  * P4  A page that cannot be read, or is not what was saved, ends the service;
  *     QEMU then pauses the guest.  No page goes out unverified.
  * P5  The ring buffer of a record is given back when the pipe took the record.
- * P6  Tables are read by the owner, who serves nobody meanwhile: at most one leaf
- *     (with what leads to it) at a time for pages that nobody asked for, and of
+ * P6  Tables are read by the owner, who serves nobody meanwhile: at most one leaf of an
+ *     image (with what leads to it) at a time for pages that nobody asked for, and of
  *     slots whose pages are on their way at most LOOK.
  */
 #include "postcopy.h"
@@ -59,7 +63,9 @@
 #include <unistd.h>
 
 #include "bytes.h"
+#include "hot.h"
 #include "latency.h"
+#include "marks.h"
 #include "table.h"
 
 enum {
@@ -77,18 +83,16 @@ enum {
 	WIDE = 64 << 10,	/* bytes that the pipe holds, see pipe_fits() */
 	NARROW = 16 << 10,
 	SCATTERED = 16,		/* requests that make it narrow, or wide again */
+	HOT_THREADS = 4,	/* pages of a hot list lie here and there in the file */
+	EARLY_SIZE = 64 << 20,	/* bytes of pages in a hot list that the guest waits for */
+	QUIET_MS = 1000,	/* so long it must have asked for nothing while it is recorded, */
+	RECORD_MS = 10000,	/* or run at most, until it is pushed to */
 	RATE_SLACK_MS = 10,	/* what --rate may make up for */
-	MARK_CHUNK = 1 << 18,	/* bits */
 	LOADED = 0x51534e50	/* value of the PING behind the devices */
 };
 
 /* Behind a bitmap on the return path: RAMBLOCK_RECV_BITMAP_ENDING in migration/ram.c. */
 #define BITMAP_END	UINT64_C(0x0123456789abcdef)
-
-/* A bit for each host page; memory follows what is set. */
-struct marks {
-	uint8_t **chunk;
-};
 
 /* Records to be sent, in this order. */
 struct batch {
@@ -111,6 +115,8 @@ struct lane {
 	unsigned depth, busy;	/* batches in all; in the ring */
 	struct batch *batch, **idle, *cur;
 	unsigned nidle;
+	int quick;		/* what the page cache has is read by the owner */
+	int decodes;		/* and decoded */
 	struct job job;
 	int skip;		/* the host page under way went out already */
 };
@@ -132,25 +138,32 @@ struct server {
 	struct marks pushed;	/* queued for the push, or further */
 	struct marks had;	/* there before a resume */
 	uint64_t nsent;		/* host pages */
+	uint64_t goal;		/* stored pages to go before the switch-over */
 
 	struct lane urgent, near, push;
 	struct batch *stack[NEAR_MAX];	/* of the near lane: what has been read */
 	unsigned nstack;
-	struct { uint64_t page, slot; int state; } lately[NEAR_MAX];	/* pages asked for whose
+	struct { uint64_t page, entry; int state; } lately[NEAR_MAX];	/* pages asked for whose
 				 * neighbours are to be read */
 	unsigned nlately;
 	struct lane *begun;	/* whose host page is under way */
 	struct batch *spent;	/* to be given back after the flush */
 	struct lane *spent_lane;
-	uint64_t slot;		/* the push is here on its way through all slots */
-	uint64_t row_slot;	/* and here behind a row of pages asked for */
-	unsigned passed;	/* slots of the row since it last found something; LOOK: no row */
+	struct image_walk walk;	/* the push on its way through all pages */
+	struct image_walk behind;	/* and behind a row of pages asked for */
+	unsigned passed;	/* steps there since it last found something; LOOK: no row */
 	uint64_t row[ROWS];	/* pages asked for, the last one of each row */
 	unsigned nrow;
 	unsigned scattered;	/* requests lately out of any row, less those in one */
 	size_t pipe_size;
 	struct { uint64_t host, n; int64_t since; } queue[QUEUE];
 	unsigned qhead, qlen;
+
+	struct hot_list hot;
+	uint64_t hot_at;	/* queued so far */
+	uint64_t early;		/* as many before the switch-over */
+	struct hot_list asked_first;	/* what is recorded */
+	int64_t run_since, asked_last;	/* ns */
 
 	uint64_t ahead;		/* bytes, see is_ahead() */
 	int64_t allowed;	/* ns: when --rate lets the next push go */
@@ -195,58 +208,6 @@ send_preamble(struct image *im, struct stream_out *out)
 	/* In a stream that has begun, the end is word enough. */
 	on_signals_to_end(SIG_DFL);
 	return err;
-}
-
-/* ---- marks ---- */
-
-static int
-marks_init(struct marks *m, uint64_t n)
-{
-	uint64_t chunks = n / MARK_CHUNK + 1;
-
-	m->chunk = chunks > SIZE_MAX / sizeof *m->chunk ? NULL :
-	    calloc((size_t)chunks, sizeof *m->chunk);
-	return m->chunk == NULL ? -1 : 0;
-}
-
-static void
-marks_free(struct marks *m, uint64_t n)
-{
-	uint64_t i;
-
-	for (i = 0; m->chunk != NULL && i <= n / MARK_CHUNK; i++)
-		free(m->chunk[i]);
-	free(m->chunk);
-}
-
-static int
-marked(const struct marks *m, uint64_t i)
-{
-	const uint8_t *c = m->chunk[i / MARK_CHUNK];
-
-	return c != NULL && c[i % MARK_CHUNK / 8] >> i % 8 & 1;
-}
-
-/* The first number from i on, below end, that is marked; or end.  Quick where nothing is. */
-static uint64_t
-next_marked(const struct marks *m, uint64_t i, uint64_t end)
-{
-	while (i < end && !marked(m, i))
-		i = m->chunk[i / MARK_CHUNK] != NULL ? i + 1 : (i / MARK_CHUNK + 1) * MARK_CHUNK;
-	return i < end ? i : end;
-}
-
-static int
-mark(struct marks *m, uint64_t i)
-{
-	uint8_t **c = &m->chunk[i / MARK_CHUNK];
-
-	if (*c == NULL && (*c = calloc(MARK_CHUNK / 8, 1)) == NULL) {
-		snap_warn(ENOMEM, "postcopy");
-		return SNAP_ESYS;
-	}
-	(*c)[i % MARK_CHUNK / 8] |= (uint8_t)(1u << i % 8);
-	return 0;
 }
 
 /* ---- host pages ---- */
@@ -338,16 +299,22 @@ batch_reset(struct batch *b)
 	b->n = b->next = 0;
 }
 
-/* Add a target page; slot is its place if state is PAGE_STORED. */
 static int
-batch_add(struct batch *b, uint64_t page, int state, uint64_t slot)
+batch_is_full(const struct batch *b)
+{
+	return b->n == b->f.max || fetch_is_full(&b->f);
+}
+
+/* Add a target page, with what image_lookup() told of it. */
+static int
+batch_add(struct batch *b, uint64_t page, int state, uint64_t entry)
 {
 	int err;
 
 	b->data[b->n] = NULL;
-	if (state == PAGE_STORED) {
+	if (state >= PAGE_STORED) {
 		b->data[b->n] = fetch_data(&b->f, b->f.n);
-		if ((err = fetch_add(&b->f, slot)) != 0)
+		if ((err = fetch_add(&b->f, page, state, entry)) != 0)
 			return err;
 	}
 	b->page[b->n++] = page;
@@ -358,12 +325,12 @@ batch_add(struct batch *b, uint64_t page, int state, uint64_t slot)
 static int
 batch_add_job(struct server *p, struct batch *b, struct job *j)
 {
-	uint64_t slot = 0;
+	uint64_t entry = 0;
 	int st, err;
 
-	for (; j->next < j->end && b->n < b->f.max; j->next++)
-		if ((st = image_lookup(p->im, j->next, &slot)) < 0 ||
-		    (err = st, st = batch_add(b, j->next, err, slot)) != 0)
+	for (; j->next < j->end && !batch_is_full(b); j->next++)
+		if ((st = image_lookup(p->im, j->next, &entry)) < 0 ||
+		    (err = st, st = batch_add(b, j->next, err, entry)) != 0)
 			return st;
 	return 0;
 }
@@ -392,8 +359,8 @@ lane_init(struct lane *l, struct image *im, unsigned threads, unsigned depth, in
 		if (b->page == NULL || b->data == NULL)
 			goto bad;
 		b->f.arg = b;
-		b->f.req.quick = quick;
 	}
+	l->quick = quick;
 	return 0;
 bad:
 	snap_warnx("postcopy: no memory, threads or descriptors left");
@@ -419,6 +386,8 @@ static void
 lane_submit(struct lane *l, struct batch *b)
 {
 	l->busy++;
+	/* To decode is work; the owner does it only where somebody waits. */
+	b->f.req.quick = l->quick && (b->f.nunit == 0 || l->decodes);
 	aio_submit(l->ring, &b->f.req);
 }
 
@@ -473,13 +442,17 @@ add_request(struct server *p, const struct rp_msg *m)
 		p->repeats++;
 		return 0;
 	}
-	for (; h < end; h++)
+	for (; h < end; h++) {
+		if (p->opt->record && !is_coming(p, h))
+			hot_add(&p->asked_first, job_of_host(p, h).next);
 		if ((err = mark(&p->asked, h)) != 0)
 			return err;
+	}
+	p->asked_last = now_ns();
 	at = (p->qhead + p->qlen++) % QUEUE;
 	p->queue[at].host = first;
 	p->queue[at].n = end - first;
-	p->queue[at].since = now_ns();
+	p->queue[at].since = p->asked_last;
 	return 0;
 }
 
@@ -499,6 +472,7 @@ take_messages(struct server *p)
 			break;
 		case RP_PONG:
 			p->running |= m.value == LOADED;
+			p->run_since = now_ns();
 			break;
 		case RP_SHUT:
 			snap_warnx("the destination gave up (%u)", (unsigned)m.value);
@@ -560,17 +534,16 @@ learn(struct server *p, uint64_t page)
 	if (p->nlately == NEAR_MAX)
 		memmove(p->lately, p->lately + 1, --p->nlately * sizeof p->lately[0]);
 	p->lately[p->nlately].page = page;
-	p->lately[p->nlately].slot = at;
+	p->lately[p->nlately].entry = at;
 	p->lately[p->nlately++].state = st;
 	if (!in_a_row(p, page)) {
 		p->scattered += p->scattered < SCATTERED;
 		return 0;
 	}
 	p->scattered -= p->scattered > 0;
-	if (st == PAGE_STORED) {
-		p->row_slot = at + 1;
-		p->passed = 0;
-	}
+	p->behind.slot = st == PAGE_STORED ? at + 1 : UINT64_MAX;
+	p->behind.page = st == PAGE_STORED ? UINT64_MAX : page + 1;
+	p->passed = st >= PAGE_STORED ? 0 : LOOK;
 	return 0;
 }
 
@@ -595,33 +568,36 @@ static int
 add_stored(struct server *p, struct batch *b, uint64_t at, uint64_t first, uint64_t n)
 {
 	uint64_t page, slot = at;
-	int r, err;
+	int r = 0, err;
 
-	while ((r = goes_along(p, slot + 1, first, n, &page)) == 1)
+	while (!batch_is_full(b) && (r = goes_along(p, slot + 1, first, n, &page)) == 1)
 		if ((err = batch_add(b, page, PAGE_STORED, ++slot)) != 0)
 			return err;
 	for (slot = at; r == 0 && (r = goes_along(p, slot - 1, first, n, &page)) == 1; slot--)
 		r = 0;
-	for (; r == 0 && slot < at; slot++)
+	for (; r == 0 && slot < at && !batch_is_full(b); slot++)
 		if ((r = goes_along(p, slot, first, n, &page)) < 0 ||
 		    (r = batch_add(b, page, PAGE_STORED, slot)) != 0)
 			return r;
 	return r;
 }
 
+/* Those that are zero, and those in ancestors if the one asked for is. */
 static int
-add_zero(struct server *p, struct batch *b, uint64_t asked, uint64_t first, uint64_t n)
+add_others(struct server *p, struct batch *b, uint64_t asked, int state, uint64_t first,
+    uint64_t n)
 {
-	uint64_t page, slot, i;
+	uint64_t page, entry, i;
 	int st, err;
 
-	for (i = 1; i < n; i++) {
+	for (i = 1; i < n && !batch_is_full(b); i++) {
 		page = first + (asked - first + i) % n;
 		if (!image_at_hand(p->im, page) || is_coming(p, host_of(p, page)))
 			continue;
-		if ((st = image_lookup(p->im, page, &slot)) < 0)
+		if ((st = image_lookup(p->im, page, &entry)) < 0)
 			return st;
-		if (st == PAGE_ZERO && (err = batch_add(b, page, st, 0)) != 0)
+		if ((st == PAGE_ZERO || (st == PAGE_ANCESTOR && st == state)) &&
+		    (err = batch_add(b, page, st, entry)) != 0)
 			return err;
 	}
 	return 0;
@@ -641,7 +617,7 @@ add_neighbours(struct server *p, struct batch *b, uint64_t asked, int st, uint64
 	n = n < max ? n : max;
 	if (st == PAGE_STORED && (err = add_stored(p, b, at, first, n)) != 0)
 		return err;
-	return add_zero(p, b, asked, first, n);
+	return add_others(p, b, asked, st, first, n);
 }
 
 /* The oldest neighbours can wait for the push. */
@@ -670,7 +646,7 @@ fill_near(struct server *p)
 		b = l->idle[--l->nidle];
 		batch_reset(b);
 		if ((err = add_neighbours(p, b, p->lately[i].page, p->lately[i].state,
-		    p->lately[i].slot)) != 0)
+		    p->lately[i].entry)) != 0)
 			return err;
 		if (b->n > 0) {
 			lane_submit(l, b);
@@ -699,7 +675,7 @@ fill_urgent(struct server *p)
 			return err;
 		b->since = l->job.since;
 		lane_submit(l, b);
-		if (whole && (err = learn(p, page)) != 0)
+		if (whole && !p->opt->record && (err = learn(p, page)) != 0)
 			return err;
 	}
 	return 0;
@@ -720,51 +696,112 @@ take_near(struct server *p)
 
 /* ---- the push ---- */
 
-/* Where the push goes on: behind a row of pages asked for, as long as it finds something
- * there, else with its way through all slots.  NULL: it is done. */
-static uint64_t *
-cursor(struct server *p)
+/* Milliseconds until anything is pushed to a guest that is recorded. */
+static int
+hold_ms(const struct server *p)
 {
-	uint64_t slots = image_footer(p->im)->slots;
+	int64_t now, quiet, whole;
 
-	if (p->passed < LOOK && p->row_slot < slots)
-		return &p->row_slot;
-	return p->slot < slots ? &p->slot : NULL;
+	if (!p->opt->record || !p->serving)
+		return 0;
+	if (!p->running)
+		return QUIET_MS;
+	now = now_ns();
+	quiet = QUIET_MS - (now - p->asked_last) / 1000000;
+	whole = RECORD_MS - (now - p->run_since) / 1000000;
+	quiet = quiet < whole ? quiet : whole;
+	return quiet > 0 ? (int)quiet : 0;
 }
 
-/* Queue the next stored page, with its host page: 1, or 0: that is all for now. */
+/* Where the push goes on behind the hot list: behind a row of pages asked for, as long as it
+ * finds something there, else with its way through all pages.  NULL: it is done. */
+static struct image_walk *
+cursor(struct server *p)
+{
+	if (!p->serving && p->goal == 0)
+		return NULL;
+	if (p->passed < LOOK && !image_walk_ended(p->im, &p->behind))
+		return &p->behind;
+	return image_walk_ended(p->im, &p->walk) ? NULL : &p->walk;
+}
+
+/* Queue page, which has not been yet, with its host page h. */
+static int
+push_page(struct server *p, struct batch *b, uint64_t page, uint64_t h, int st, uint64_t entry)
+{
+	struct lane *l = &p->push;
+	int err;
+
+	if ((err = mark(&p->pushed, h)) != 0)
+		return err;
+	l->job = job_of_host(p, h);
+	if (l->job.end - l->job.next > 1)
+		return 0;
+	l->job.next = l->job.end;
+	return batch_add(b, page, st, entry);
+}
+
+/* Has a part of the hot list still to go: before the switch-over, or at all? */
+static int
+is_hot(const struct server *p)
+{
+	return p->hot_at < (p->serving ? p->hot.n : p->early);
+}
+
+/* Queue the next page of the hot list: 1, or 0: that is all for now. */
+static int
+push_hot(struct server *p, struct batch *b, unsigned *looked)
+{
+	uint64_t page, h, entry = 0;
+	int st, err;
+
+	while (is_hot(p) && (*looked)++ < LOOK) {
+		page = hot_page(&p->hot, p->hot_at);
+		if (b->n > 0 && p->serving && !image_at_hand(p->im, page))
+			return 0;	/* P6 */
+		p->hot_at++;
+		h = host_of(p, page);
+		if (is_coming(p, h) || marked(&p->pushed, h))
+			continue;
+		if ((st = image_lookup(p->im, page, &entry)) < 0)
+			return st;
+		if (st == PAGE_ABSENT)
+			continue;
+		return (err = push_page(p, b, page, h, st, entry)) != 0 ? err : 1;
+	}
+	return 0;
+}
+
+/* Queue the next stored page: 1, or 0: that is all for now. */
 static int
 push_next(struct server *p, struct batch *b, unsigned *looked)
 {
-	struct lane *l = &p->push;
-	uint64_t page, h, slot, *at;
-	uint32_t crc;
-	int err;
+	struct image_walk *at, before;
+	uint64_t page, h, entry;
+	int st, err;
 
 	while ((at = cursor(p)) != NULL && (*looked)++ < LOOK) {
-		slot = *at;
-		if ((err = image_slot(p->im, slot, &page, &crc)) != 0)
-			return err;
-		if (b->n > 0 && !image_at_hand(p->im, page))
-			return 0;	/* P6 */
-		h = host_of(p, page);
-		if (at == &p->slot)	/* it comes by every slot once */
-			p->stored_sent += (uint64_t)marked(&p->had, h);
-		++*at;
-		if (is_coming(p, h) || marked(&p->pushed, h)) {
-			p->passed += at == &p->row_slot;
+		before = *at;
+		if ((st = image_step(p->im, at, &page, &entry)) < 0)
+			return st;
+		if (st == PAGE_ABSENT) {
+			p->passed += at == &p->behind;
 			continue;
 		}
-		if (at == &p->row_slot)
-			p->passed = 0;
-		if ((err = mark(&p->pushed, h)) != 0)
-			return err;
-		l->job = job_of_host(p, h);
-		if (l->job.end - l->job.next == 1) {
-			l->job.next = l->job.end;
-			err = batch_add(b, page, PAGE_STORED, slot);
+		if (b->n > 0 && !image_at_hand(p->im, page)) {
+			*at = before;
+			return 0;	/* P6 */
 		}
-		return err != 0 ? err : 1;
+		h = host_of(p, page);
+		if (at == &p->walk)	/* it comes by every page once */
+			p->stored_sent += (uint64_t)marked(&p->had, h);
+		if (is_coming(p, h) || marked(&p->pushed, h)) {
+			p->passed += at == &p->behind;
+			continue;
+		}
+		if (at == &p->behind)
+			p->passed = 0;
+		return (err = push_page(p, b, page, h, st, entry)) != 0 ? err : 1;
 	}
 	return 0;
 }
@@ -773,7 +810,8 @@ push_next(struct server *p, struct batch *b, unsigned *looked)
 static int
 can_push(struct server *p)
 {
-	return cursor(p) != NULL && p->push.nidle > 0 && p->qlen == 0;
+	return (is_hot(p) || cursor(p) != NULL) && p->push.nidle > 0 && p->qlen == 0 &&
+	    hold_ms(p) == 0;
 }
 
 /* One batch a call, and none while requests wait (P6), unless for the rest of a
@@ -787,15 +825,15 @@ fill_push(struct server *p)
 	unsigned looked = 0;
 	int r;
 
-	if (l->nidle == 0 || (p->qlen > 0 && l->job.next == l->job.end))
+	if (l->nidle == 0 || (p->qlen > 0 && l->job.next == l->job.end) || hold_ms(p) > 0)
 		return 0;
 	b = l->idle[--l->nidle];
 	batch_reset(b);
 	do {
 		r = batch_add_job(p, b, &l->job);
-		if (r == 0 && b->n < b->f.max)
-			r = push_next(p, b, &looked);
-	} while (r == 1 && b->n < b->f.max);
+		if (r == 0 && !batch_is_full(b))
+			r = is_hot(p) ? push_hot(p, b, &looked) : push_next(p, b, &looked);
+	} while (r == 1 && !batch_is_full(b));
 	if (r < 0)
 		return r;
 	if (b->n > 0)
@@ -972,21 +1010,29 @@ flush(struct server *p)
 	return r;
 }
 
+/* Is nothing on its way that nobody asked for? */
+static int
+push_is_idle(const struct server *p)
+{
+	return p->push.busy == 0 && p->push.cur == NULL && p->spent == NULL &&
+	    p->push.job.next == p->push.job.end;
+}
+
 /* Has enough gone out before the switch-over?  See pump(). */
 static int
-precopy_done(const struct server *p, uint64_t stored)
+precopy_done(const struct server *p)
 {
-	return p->begun == NULL &&
-	    (p->stored_sent >= stored || p->nsent + 1 >= p->nhost);
+	return p->begun == NULL && (p->nsent + 1 >= p->nhost ||
+	    (!is_hot(p) && (p->goal > 0 ? p->stored_sent >= p->goal : push_is_idle(p))));
 }
 
 /*
  * Put records together and write them: BURST of them (one if the pipe is to be short);
- * before the switch-over, when nobody asks, as many as stored wants.  1: more may be
+ * before the switch-over, when nobody asks, as many as there are.  1: more may be
  * ready; 0: nothing is, or the pipe is full; or < 0.
  */
 static int
-send_some(struct server *p, uint64_t stored)
+send_some(struct server *p)
 {
 	int n = 0, most = p->pipe_size == NARROW ? 1 : BURST, r = 1, err;
 
@@ -994,7 +1040,7 @@ send_some(struct server *p, uint64_t stored)
 		do
 			r = send_next(p);
 		while (r == 1 && p->spent == NULL &&
-		    (p->serving ? ++n < most : !precopy_done(p, stored)));
+		    (p->serving ? ++n < most : !precopy_done(p)));
 	if (r < 0 || (err = flush(p)) == 0)
 		return r;
 	return err < 0 ? err : 0;
@@ -1007,10 +1053,8 @@ all_sent(const struct server *p)
 {
 	return p->qlen == 0 && p->urgent.busy == 0 && p->urgent.cur == NULL &&
 	    p->urgent.job.next == p->urgent.job.end &&
-	    p->near.busy == 0 && p->nstack == 0 &&
-	    p->push.busy == 0 && p->push.cur == NULL && p->spent == NULL &&
-	    p->push.job.next == p->push.job.end &&
-	    p->slot == image_footer(p->im)->slots;
+	    p->near.busy == 0 && p->nstack == 0 && push_is_idle(p) && !is_hot(p) &&
+	    image_walk_ended(p->im, &p->walk);
 }
 
 /* The descriptor that tells of l's next batch, if it could be sent; or -1. */
@@ -1042,6 +1086,8 @@ look_around(struct server *p, int at_once)
 	if (!at_once && !out_pending(&p->out) && (p->nstack > 0 || p->push.cur != NULL) &&
 	    p->begun == NULL && !is_ahead(p))
 		wait = push_wait(p);
+	else if (!at_once && hold_ms(p) > 0)
+		wait = hold_ms(p);
 	if (poll(fd, 5, wait) < 0 && errno != EINTR) {
 		snap_warn(errno, "poll");
 		return SNAP_ESYS;
@@ -1062,20 +1108,20 @@ look_around(struct server *p, int at_once)
 }
 
 /*
- * Serve until everything has gone out or, before the switch-over, until stored
- * pages have.  The last host page never goes before the switch-over: without
- * a page to discard, QEMU does not let its guest run.
+ * Serve until everything has gone out or, before the switch-over, enough has.  The last host
+ * page never goes before the switch-over: without a page to discard, QEMU does not let its
+ * guest run.
  */
 static int
-pump(struct server *p, uint64_t stored)
+pump(struct server *p)
 {
 	int r, near, pushed, err;
 
 	for (;;) {
-		if (!p->serving && precopy_done(p, stored))
+		if (!p->serving && precopy_done(p))
 			return 0;
 		if ((err = take_messages(p)) != 0 || (err = fill_urgent(p)) != 0 ||
-		    (err = r = send_some(p, stored)) < 0 ||
+		    (err = r = send_some(p)) < 0 ||
 		    (err = near = fill_near(p)) < 0 || (err = pushed = fill_push(p)) < 0)
 			return err;
 		if (all_sent(p) && !out_pending(&p->out) && (!p->serving || p->running))
@@ -1286,6 +1332,13 @@ resume(struct server *p)
 	return await(p, RP_RESUME_ACK, &m);
 }
 
+/* Pages that are neither zero nor absent. */
+static uint64_t
+with_bytes(const struct server *p)
+{
+	return image_footer(p->im)->stored + image_footer(p->im)->ancestor;
+}
+
 /* The end of the section and of the stream, when all has been sent. */
 static int
 finish(struct server *p)
@@ -1295,7 +1348,7 @@ finish(struct server *p)
 	int err;
 
 	/* What was forgotten would be zero in the guest, and nobody would notice. */
-	if (p->stored_sent != image_footer(p->im)->stored) {
+	if (p->stored_sent != with_bytes(p)) {
 		snap_warnx("%s: page table and unit table do not agree",
 		    image_path(p->im));
 		return SNAP_EDATA;
@@ -1316,19 +1369,61 @@ finish(struct server *p)
 	return 0;
 }
 
-/* Up to RUN, with the first pages if --postcopy=PERCENT wants them. */
+struct early_page {
+	uint64_t page, entry;
+	int state;
+};
+
+/* File after file, each in its order. */
+static int
+by_place(const void *a, const void *b)
+{
+	const struct early_page *x = a, *y = b;
+
+	if (x->state != y->state)
+		return x->state < y->state ? -1 : 1;
+	return x->entry < y->entry ? -1 : x->entry > y->entry;
+}
+
+/* The order of the pages that go before the guest runs is the disk's, not the guest's. */
+static void
+sort_early(struct server *p)
+{
+	struct early_page *e;
+	uint64_t i;
+
+	p->early = EARLY_SIZE / p->ram->page_size;
+	if (p->early > p->hot.n)
+		p->early = p->hot.n;
+	if ((e = calloc((size_t)p->early + 1, sizeof *e)) == NULL)
+		return;
+	for (i = 0; i < p->early; i++) {
+		e[i].page = hot_page(&p->hot, i);
+		e[i].state = image_lookup(p->im, e[i].page, &e[i].entry);
+		/* An ancestor is best read in the guest's order; what is bad is met again. */
+		if (e[i].state != PAGE_STORED)
+			e[i].entry = e[i].page;
+	}
+	qsort(e, (size_t)p->early, sizeof *e, by_place);
+	for (i = 0; i < p->early; i++)
+		hot_set(&p->hot, i, e[i].page);
+	free(e);
+}
+
+/* Up to RUN, with the first pages if --postcopy=PERCENT or a hot list wants them. */
 static int
 start(struct server *p)
 {
-	uint64_t stored = image_footer(p->im)->stored;
+	uint64_t stored = with_bytes(p);
 	int err;
 
-	stored = stored / 100 * (unsigned)p->opt->percent +
+	p->goal = stored / 100 * (unsigned)p->opt->percent +
 	    stored % 100 * (unsigned)p->opt->percent / 100;
+	sort_early(p);
 	if ((err = begin(p)) != 0)
 		return err;
-	if (stored > 0 && ((err = out_begin(&p->out, SECTION_PART)) != 0 ||
-	    (err = pump(p, stored)) != 0 || (err = out_end(&p->out)) != 0))
+	if ((p->goal > 0 || p->early > 0) && ((err = out_begin(&p->out, SECTION_PART)) != 0 ||
+	    (err = pump(p)) != 0 || (err = out_end(&p->out)) != 0))
 		return err;
 	return switch_over(p);
 }
@@ -1347,7 +1442,7 @@ serve(struct server *p)
 		snap_warn(errno, "stdout");
 		return SNAP_ESYS;
 	}
-	if ((err = pump(p, 0)) == 0)
+	if ((err = pump(p)) == 0)
 		err = finish(p);
 	/* The description may be shared with others, who do not expect this. */
 	fcntl(STDOUT_FILENO, F_SETFL, flags);
@@ -1369,16 +1464,17 @@ server_init(struct server *p)
 	if ((err = find_host_pages(p)) != 0)
 		return err;
 	if (marks_init(&p->sent, p->nhost) != 0 || marks_init(&p->asked, p->nhost) != 0 ||
-	    marks_init(&p->pushed, p->nhost) != 0 || marks_init(&p->had, p->nhost) != 0) {
-		snap_warn(ENOMEM, "postcopy");
+	    marks_init(&p->pushed, p->nhost) != 0 || marks_init(&p->had, p->nhost) != 0)
 		return SNAP_ESYS;
-	}
 	/* Direct reads wait for the disk, and the owner must not. */
 	quick = !(p->opt->io_flags & IO_DIRECT);
+	p->urgent.decodes = 1;
 	if ((err = lane_init(&p->urgent, p->im, n > 0 ? ASKED_THREADS : 0, ASKED_DEPTH,
 	    quick)) != 0 ||
 	    (err = lane_init(&p->near, p->im, n, NEAR_MAX, quick)) != 0)
 		return err;
+	if (n > 0 && n < HOT_THREADS && p->hot.n > 0)
+		n = HOT_THREADS;
 	return lane_init(&p->push, p->im, n, PUSH_DEPTH, quick);
 }
 
@@ -1388,6 +1484,9 @@ trace(const struct server *p)
 	const char *path = image_path(p->im);
 	char histogram[512];
 
+	if (p->hot.n > 0)
+		snap_warnx("%s: a hot list of %llu pages, %llu of them before the guest ran", path,
+		    (unsigned long long)p->hot.n, (unsigned long long)p->early);
 	snap_warnx("%s: %llu stored pages sent; %llu requests, %llu of them repeated; %llu "
 	    "answered first", path, (unsigned long long)p->stored_sent,
 	    (unsigned long long)p->requests, (unsigned long long)p->repeats,
@@ -1405,12 +1504,16 @@ int
 load_postcopy(struct image *im, const struct options *o)
 {
 	struct server *p = calloc(1, sizeof *p);
-	char uuid[37];
-	int err;
+	char uuid[37], *beside = hot_beside(image_path(im));
+	const char *name = o->record_to != NULL ? o->record_to : beside;
+	int r, err;
 
-	if (p == NULL) {
-		snap_warn(ENOMEM, "postcopy");
+	if (p == NULL || beside == NULL || (o->record && hot_may_write(name) != 0)) {
+		if (p == NULL)
+			snap_warn(ENOMEM, "postcopy");
 		stream_reject(STDOUT_FILENO, o->resume);
+		free(beside);
+		free(p);
 		return SNAP_ESYS;
 	}
 	p->im = im;
@@ -1420,19 +1523,27 @@ load_postcopy(struct image *im, const struct options *o)
 	uuid_format(uuid, image_footer(im)->uuid);
 	snap_warnx("%s: %s in postcopy, UUID %s", image_path(im),
 	    o->resume ? "resumed" : "served", uuid);
-	if ((err = server_init(p)) != 0)
+	if ((!o->no_hot && !o->record && !o->resume && (err = hot_find(&p->hot, im)) != 0) ||
+	    (err = server_init(p)) != 0)
 		stream_reject(STDOUT_FILENO, o->resume);
 	else
 		err = serve(p);
+	if (p->running && o->record) {
+		r = hot_write(&p->asked_first, name, im);
+		err = err != 0 ? err : r;
+	}
 	if (o->trace)
 		trace(p);
+	hot_free(&p->hot);
+	hot_free(&p->asked_first);
+	free(beside);
 	lane_free(&p->urgent, ASKED_DEPTH);
 	lane_free(&p->near, NEAR_MAX);
 	lane_free(&p->push, PUSH_DEPTH);
-	marks_free(&p->sent, p->nhost);
-	marks_free(&p->asked, p->nhost);
-	marks_free(&p->pushed, p->nhost);
-	marks_free(&p->had, p->nhost);
+	marks_free(&p->sent);
+	marks_free(&p->asked);
+	marks_free(&p->pushed);
+	marks_free(&p->had);
 	free(p->host);
 	free(p->host_first);
 	free(p);

@@ -13,48 +13,17 @@
  *     that the file merely claims.  Leaves that overlap would make it a multiple
  *     of the file: those held are never longer together than their table.
  */
-#include "image.h"
+#include "reader.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "bytes.h"
+#include "codec.h"
 #include "crc32c.h"
 
-enum {
-	UNIT_CACHE = 64,	/* unit leaves kept: 4 MiB */
-	TOLD_MAX = 100		/* faults of which the place is printed */
-};
-
-/* A node in memory: where each of its leaves lies, and those that were read. */
-struct node {
-	uint64_t at[NODE_LEAVES / 64];	/* offset of each 64th leaf */
-	uint16_t len[NODE_LEAVES];
-	struct page_leaf *leaf[NODE_LEAVES];
-};
-
-struct unit_leaf {
-	uint64_t index;
-	uint8_t *buf;		/* NULL: nothing cached here */
-};
-
-struct image {
-	char *path;
-	int fd, data_fd;
-	struct image_header head;
-	struct image_footer foot;
-	struct ram_map ram;
-	struct unit_shape shape;
-	uint64_t nleaves;
-	uint32_t nnodes;
-	uint64_t *node_at;	/* offset of each node, 0: see node_len */
-	uint16_t *node_len;
-	struct node **node;
-	uint64_t held;		/* bytes in the file of the page leaves in memory */
-	struct unit_leaf unit[UNIT_CACHE];
-	unsigned told;		/* faults of which the place was printed */
-};
+enum { TOLD_MAX = 100 };	/* faults of which the place is printed */
 
 /* Is this fault to be printed?  A rotten disk must not fill another one with logs. */
 static int
@@ -68,16 +37,16 @@ tell(struct image *im)
 	return 0;
 }
 
-static int
-bad(struct image *im, uint64_t off, const char *what)
+int
+image_bad(struct image *im, uint64_t off, const char *what)
 {
 	if (tell(im))
 		snap_warnx("%s: offset %llu: %s", im->path, (unsigned long long)off, what);
 	return SNAP_EDATA;
 }
 
-static int
-read_at(const struct image *im, void *buf, size_t len, uint64_t off)
+int
+image_read_at(const struct image *im, void *buf, size_t len, uint64_t off)
 {
 	int err = io_pread(im->fd, buf, len, off);
 
@@ -87,8 +56,8 @@ read_at(const struct image *im, void *buf, size_t len, uint64_t off)
 	return SNAP_ESYS;
 }
 
-static int
-no_memory(const struct image *im)
+int
+image_no_memory(const struct image *im)
 {
 	snap_warn(ENOMEM, "%s", im->path);
 	return SNAP_ESYS;
@@ -105,12 +74,12 @@ read_part(struct image *im, uint32_t sec, uint64_t off, uint64_t len,
 
 	if (off < s->off || off > s->off + s->len || len > s->off + s->len - off ||
 	    len > PART_MAX)
-		return bad(im, off, "table part outside of its table");
-	if ((err = read_at(im, buf, (size_t)len, off)) != 0)
+		return image_bad(im, off, "table part outside of its table");
+	if ((err = image_read_at(im, buf, (size_t)len, off)) != 0)
 		return err;
 	want->tag = im->foot.tag;
 	if ((why = part_check(buf, (size_t)len, want)) != NULL)
-		return bad(im, off, why);
+		return image_bad(im, off, why);
 	return 0;
 }
 
@@ -122,17 +91,17 @@ take_lengths(struct image *im, const uint8_t *buf, size_t size, uint64_t off,
 	size_t end = PART_HEADER + 8 + 2 * (size_t)count, i;
 
 	if (p->count != count || size != (end + GRANULE - 1) / GRANULE * GRANULE)
-		return bad(im, off, "node of another length than its table needs");
+		return image_bad(im, off, "node of another length than its table needs");
 	for (i = 0; i < count; i++)
 		len[i] = get_le16(buf + PART_HEADER + 8 + 2 * i);
 	for (i = end; i < size; i++)
 		if (buf[i] != 0)
-			return bad(im, off, "padding of a node is not zero");
+			return image_bad(im, off, "padding of a node is not zero");
 	return 0;
 }
 
-static uint64_t
-part_len(uint16_t granules)
+uint64_t
+image_part_len(uint16_t granules)
 {
 	return granules > 1 ? (uint64_t)granules * GRANULE : 0;
 }
@@ -154,7 +123,7 @@ open_root(struct image *im)
 	im->node = calloc((size_t)im->nnodes + 1, sizeof *im->node);
 	if (buf == NULL || im->node_at == NULL || im->node_len == NULL ||
 	    im->node == NULL)
-		err = no_memory(im);
+		err = image_no_memory(im);
 	else if ((err = read_part(im, SEC_ROOT, s->off, s->len, buf, &want)) == 0)
 		err = take_lengths(im, buf, (size_t)s->len, s->off, im->nnodes, &want,
 		    im->node_len);
@@ -162,7 +131,7 @@ open_root(struct image *im)
 		at = get_le64(buf + PART_HEADER);
 		for (i = 0; i < im->nnodes; i++) {
 			im->node_at[i] = at;
-			at += part_len(im->node_len[i]);
+			at += image_part_len(im->node_len[i]);
 		}
 	}
 	free(buf);
@@ -175,7 +144,7 @@ need_node(struct image *im, uint32_t k)
 {
 	struct part want = { PART_NODE, 0, k, 0, 0 };
 	uint32_t count = share_of(im->nleaves, NODE_LEAVES, k), i;
-	uint64_t len = part_len(im->node_len[k]), at;
+	uint64_t len = image_part_len(im->node_len[k]), at;
 	struct node *n;
 	uint8_t *buf;
 	int err;
@@ -185,7 +154,7 @@ need_node(struct image *im, uint32_t k)
 	n = calloc(1, sizeof *n);
 	buf = malloc(PART_MAX);
 	if (n == NULL || buf == NULL)
-		err = no_memory(im);
+		err = image_no_memory(im);
 	else if ((err = read_part(im, SEC_NODES, im->node_at[k], len, buf, &want)) == 0)
 		err = take_lengths(im, buf, (size_t)len, im->node_at[k], count, &want,
 		    n->len);
@@ -194,7 +163,7 @@ need_node(struct image *im, uint32_t k)
 		for (i = 0; i < count; i++) {
 			if (i % 64 == 0)
 				n->at[i / 64] = at;
-			at += part_len(n->len[i]);
+			at += image_part_len(n->len[i]);
 		}
 		im->node[k] = n;
 	} else
@@ -203,21 +172,19 @@ need_node(struct image *im, uint32_t k)
 	return err;
 }
 
-/* Where leaf i of n lies. */
-static uint64_t
-leaf_at(const struct node *n, uint32_t i)
+uint64_t
+image_leaf_at(const struct node *n, uint32_t i)
 {
 	uint64_t at = n->at[i / 64];
 	uint32_t k;
 
 	for (k = i / 64 * 64; k < i; k++)
-		at += part_len(n->len[k]);
+		at += image_part_len(n->len[k]);
 	return at;
 }
 
-/* Leaf number index, read if it was not yet; granules: what its node says. */
-static int
-need_leaf(struct image *im, uint64_t index, uint16_t *granules, struct page_leaf **leaf)
+int
+image_need_leaf(struct image *im, uint64_t index, uint16_t *granules, struct page_leaf **leaf)
 {
 	uint32_t k = (uint32_t)(index / NODE_LEAVES), i = (uint32_t)(index % NODE_LEAVES);
 	struct part want = { PART_LEAF, 0, index, 0, 0 };
@@ -235,17 +202,17 @@ need_leaf(struct image *im, uint64_t index, uint16_t *granules, struct page_leaf
 	if ((*granules = n->len[i]) <= 1 || (*leaf = n->leaf[i]) != NULL)
 		return 0;
 	if ((buf = malloc(PART_MAX)) == NULL)
-		return no_memory(im);
-	at = leaf_at(n, i);
-	len = part_len(n->len[i]);
+		return image_no_memory(im);
+	at = image_leaf_at(n, i);
+	len = image_part_len(n->len[i]);
 	err = read_part(im, SEC_PAGES, at, len, buf, &want);
 	if (err == 0 && len > footer_section(&im->foot, SEC_PAGES)->len - im->held)
-		err = bad(im, at, "page leaves overlap");
+		err = image_bad(im, at, "page leaves overlap");
 	if (err == 0) {
 		*leaf = n->leaf[i] = leaf_decode(buf, (size_t)len,
 		    share_of(im->ram.npages, LEAF_PAGES, index), &why);
 		if (*leaf == NULL)
-			err = why == NULL ? no_memory(im) : bad(im, at, why);
+			err = why == NULL ? image_no_memory(im) : image_bad(im, at, why);
 		else
 			im->held += len;
 	}
@@ -253,52 +220,62 @@ need_leaf(struct image *im, uint64_t index, uint16_t *granules, struct page_leaf
 	return err;
 }
 
-/* Unit leaf number index, through the cache. */
-static int
-need_units(struct image *im, uint64_t index, const uint8_t **leaf)
+uint64_t
+image_units(const struct image *im)
+{
+	return (im->foot.slots + im->shape.pages - 1) / im->shape.pages;
+}
+
+int
+image_is_coded(const struct image *im)
+{
+	return (im->head.incompat & FEATURE_CODEC) != 0;
+}
+
+int
+image_need_units(struct image *im, uint64_t index, const uint8_t **leaf)
 {
 	const struct section *s = footer_section(&im->foot, SEC_UNITS);
 	struct unit_leaf *c = &im->unit[index % UNIT_CACHE];
 	uint64_t off = s->off + index * im->shape.leaf_size;
-	uint64_t units = (im->foot.slots + im->shape.pages - 1) / im->shape.pages;
 	struct part want = { PART_UNITS, 0, index, 0, 0 };
-	uint32_t n = share_of(units, im->shape.per_leaf, index);
+	uint32_t n = share_of(image_units(im), im->shape.per_leaf, index);
 	int err;
 
 	*leaf = c->buf;
 	if (c->buf != NULL && c->index == index)
 		return 0;
 	if (c->buf == NULL && (c->buf = malloc(PART_MAX)) == NULL)
-		return no_memory(im);
+		return image_no_memory(im);
 	c->index = UINT64_MAX;
 	*leaf = c->buf;
 	err = read_part(im, SEC_UNITS, off, PART_HEADER + (uint64_t)n * im->shape.size,
 	    c->buf, &want);
 	if (err == 0 && want.count != n)
-		err = bad(im, off, "unit leaf with units too many or too few");
+		err = image_bad(im, off, "unit leaf with units too many or too few");
 	if (err == 0)
 		c->index = index;
 	return err;
 }
 
 int
-image_lookup(struct image *im, uint64_t page, uint64_t *slot)
+image_lookup(struct image *im, uint64_t page, uint64_t *entry)
 {
 	struct page_leaf *leaf = NULL;
 	uint16_t granules;
 	enum page_state st;
-	int err = need_leaf(im, page / LEAF_PAGES, &granules, &leaf);
+	int err = image_need_leaf(im, page / LEAF_PAGES, &granules, &leaf);
 
 	if (err != 0)
 		return err;
 	if (granules <= 1)
 		return granules == 1 ? PAGE_ZERO : PAGE_ABSENT;
-	st = leaf_get(leaf, (unsigned)(page % LEAF_PAGES), slot);
-	if (st == PAGE_ANCESTOR) {
-		image_bad_page(im, page, "lies in another image, which this version cannot follow");
+	st = leaf_get(leaf, (unsigned)(page % LEAF_PAGES), entry);
+	if (st == PAGE_ANCESTOR && entry_ancestor(*entry) >= im->nanc) {
+		image_bad_page(im, page, "lies in an ancestor that is not named");
 		return SNAP_EDATA;
 	}
-	if (st == PAGE_STORED && *slot >= im->foot.slots) {
+	if (st == PAGE_STORED && *entry >= im->foot.slots) {
 		image_bad_page(im, page, "page table leads outside of the data");
 		return SNAP_EDATA;
 	}
@@ -317,7 +294,7 @@ image_at_hand(const struct image *im, uint64_t page)
 }
 
 int
-image_next_present(struct image *im, uint64_t *page, uint64_t *slot)
+image_next_present(struct image *im, uint64_t *page, uint64_t *entry)
 {
 	uint64_t leaf;
 	uint32_t k;
@@ -334,264 +311,133 @@ image_next_present(struct image *im, uint64_t *page, uint64_t *slot)
 			*page = (leaf + 1) * LEAF_PAGES;
 			continue;
 		}
-		if ((st = image_lookup(im, *page, slot)) != PAGE_ABSENT)
+		if ((st = image_lookup(im, *page, entry)) != PAGE_ABSENT)
 			return st;
 		++*page;
 	}
 	return PAGE_ABSENT;
 }
 
-int
-image_slot(struct image *im, uint64_t slot, uint64_t *page, uint32_t *crc)
+/* The slot's entry in the unit table, and its unit's record; at->page is DEAD_PAGE if no page
+ * lies there. */
+static int
+slot_record(struct image *im, uint64_t slot, struct place *at)
 {
+	unsigned i = (unsigned)(slot % im->shape.slots);
 	const uint8_t *leaf;
 	int err;
 
-	if ((err = need_units(im, slot / im->shape.slots, &leaf)) != 0)
+	if ((err = image_need_units(im, slot / im->shape.slots, &leaf)) != 0)
 		return err;
-	slot_get(&im->shape, leaf, (unsigned)(slot % im->shape.slots), page, crc);
-	if (*page >= im->ram.npages)
-		return bad(im, footer_section(&im->foot, SEC_UNITS)->off,
+	slot_get(&im->shape, leaf, i, &at->page, &at->crc);
+	unit_get(&im->shape, leaf, i / im->shape.pages, &at->unit);
+	at->k = i % im->shape.pages;
+	if (at->page == DEAD_PAGE && image_is_coded(im))
+		return 0;
+	if (at->k > at->unit.count && image_is_coded(im))
+		at->page = DEAD_PAGE;
+	else if (at->page >= im->ram.npages)
+		return image_bad(im, footer_section(&im->foot, SEC_UNITS)->off,
 		    "unit table names a page the guest does not have");
 	return 0;
 }
 
-/* Where the page in slot lies, its CRC; checked against the page's own entry. */
-static int
-locate(struct image *im, uint64_t slot, uint64_t *page, uint32_t *crc, uint64_t *off)
+int
+image_slot(struct image *im, uint64_t slot, uint64_t *page, uint32_t *crc)
+{
+	struct place at = { DEAD_PAGE, 0, { 0, 0, 0, 0, 0 }, 0 };
+	int err = slot_record(im, slot, &at);
+
+	*page = at.page;
+	*crc = at.crc;
+	return err;
+}
+
+const char *
+image_unit_fault(const struct image *im, const struct unit_record *r)
 {
 	const struct section *data = footer_section(&im->foot, SEC_DATA);
-	uint64_t back, index = slot / im->shape.slots;
-	unsigned i = (unsigned)(slot % im->shape.slots);
-	struct unit_record r;
-	const uint8_t *leaf;
-	int err;
+	uint32_t size = im->head.page_size, whole = (r->count + 1u) * size;
 
-	if ((err = image_slot(im, slot, page, crc)) != 0)
-		return err;
-	if ((err = image_lookup(im, *page, &back)) < 0)
-		return err;
-	if (err != PAGE_STORED || back != slot) {
-		image_bad_page(im, *page, "page table and unit table do not agree");
-		return SNAP_EDATA;
-	}
-	if ((err = need_units(im, index, &leaf)) != 0)
-		return err;
-	unit_get(&im->shape, leaf, i / im->shape.pages, &r);
-	if (r.codec != 0) {
-		image_bad_page(im, *page, "coded in a way this version does not know");
-		return SNAP_EDATA;
-	}
-	if (i % im->shape.pages > r.count || r.count >= im->shape.pages ||
-	    r.len != (r.count + 1u) * im->head.page_size ||
-	    r.off < data->off || r.off % im->head.page_size != 0 ||
-	    r.off - data->off > data->len || r.len > data->len - (r.off - data->off)) {
-		image_bad_page(im, *page, "unit table leads outside of the data");
-		return SNAP_EDATA;
-	}
-	*off = r.off + (uint64_t)(i % im->shape.pages) * im->head.page_size;
-	return 0;
-}
-
-/* ---- fetches ---- */
-
-static void
-verify_fetch(struct aio_req *r)
-{
-	struct image_fetch *f = r->arg;
-	size_t size = f->im->head.page_size;
-	unsigned i;
-
-	f->bad = f->n;
-	for (i = f->n; i-- > 0;) {
-		f->good[i] = crc32c(0, f->buf + i * size, size) == f->crc[i];
-		if (!f->good[i])
-			f->bad = i;
-	}
-}
-
-int
-fetch_init(struct image_fetch *f, struct image *im, unsigned max)
-{
-	memset(f, 0, sizeof *f);
-	f->im = im;
-	f->max = max;
-	f->buf = io_alloc((size_t)max * im->head.page_size);
-	f->page = calloc(max, sizeof *f->page);
-	f->crc = calloc(max, sizeof *f->crc);
-	f->good = calloc(max, sizeof *f->good);
-	f->req.run = calloc(max, sizeof *f->req.run);
-	f->req.arg = f;
-	if (f->buf == NULL || f->page == NULL || f->crc == NULL || f->good == NULL ||
-	    f->req.run == NULL) {
-		fetch_free(f);
-		return no_memory(im);
-	}
-	fetch_reset(f);
-	return 0;
-}
-
-void
-fetch_free(struct image_fetch *f)
-{
-	free(f->buf);
-	free(f->page);
-	free(f->crc);
-	free(f->good);
-	free(f->req.run);
-	memset(f, 0, sizeof *f);
-}
-
-void
-fetch_reset(struct image_fetch *f)
-{
-	f->n = f->bad = 0;
-	f->req.op = AIO_NONE;
-	f->req.nrun = 0;
-	f->req.error = 0;
-	f->req.work = verify_fetch;
-}
-
-uint8_t *
-fetch_data(const struct image_fetch *f, unsigned i)
-{
-	return f->buf + (size_t)i * f->im->head.page_size;
-}
-
-int
-fetch_add(struct image_fetch *f, uint64_t slot)
-{
-	size_t size = f->im->head.page_size;
-	struct aio_run *run = f->req.run + f->req.nrun;
-	uint64_t off;
-	int err;
-
-	if ((err = locate(f->im, slot, &f->page[f->n], &f->crc[f->n], &off)) != 0)
-		return err;
-	f->req.op = AIO_READ;
-	f->req.fd = f->im->data_fd;
-	if (f->req.nrun > 0 && run[-1].off + run[-1].len == off)
-		run[-1].len += size;
-	else {
-		run->buf = fetch_data(f, f->n);
-		run->len = size;
-		run->off = off;
-		f->req.nrun++;
-	}
-	f->n++;
-	return 0;
-}
-
-int
-fetch_check(const struct image_fetch *f)
-{
-	if (f->req.error != 0) {
-		snap_warn(f->req.error, "%s: read at offset %llu", f->im->path,
-		    (unsigned long long)f->req.error_off);
-		return SNAP_ESYS;
-	}
-	if (f->bad < f->n) {
-		image_bad_page(f->im, f->page[f->bad], "page fails its checksum");
-		return SNAP_EDATA;
-	}
-	return 0;
-}
-
-/* ---- scans ---- */
-
-enum {
-	SCAN_DEPTH = 8,		/* fetches: the disk has work while the owner sends */
-	SCAN_SIZE = 256 << 10	/* bytes of a fetch: all together stay in the cache */
-};
-
-struct image_scan {
-	struct image *im;
-	struct aio *ring;
-	uint64_t next;		/* slot */
-	unsigned *faults;	/* go on after damage, and count it; or NULL */
-	struct image_fetch fetch[SCAN_DEPTH], *out, *idle[SCAN_DEPTH];
-	unsigned nidle;
-};
-
-struct image_scan *
-scan_new(struct image *im, unsigned threads, unsigned *faults)
-{
-	struct image_scan *s = calloc(1, sizeof *s);
-	unsigned max = SCAN_SIZE / im->head.page_size, i;
-
-	if (s == NULL) {
-		no_memory(im);
-		return NULL;
-	}
-	s->im = im;
-	s->faults = faults;
-	if ((s->ring = aio_new(threads, SCAN_DEPTH)) == NULL) {
-		no_memory(im);
-		goto bad;
-	}
-	for (i = 0; i < SCAN_DEPTH; i++) {
-		if (fetch_init(&s->fetch[i], im, max) != 0)
-			goto bad;
-		s->idle[s->nidle++] = &s->fetch[i];
-	}
-	return s;
-bad:
-	scan_free(s);
+	if (r->codec != CODEC_RAW && (r->codec != CODEC_ZSTD || !image_is_coded(im)))
+		return "coded in a way this version does not know";
+	if (r->count >= im->shape.pages || r->off < data->off ||
+	    r->off - data->off > data->len || r->len > data->len - (r->off - data->off))
+		return "unit table leads outside of the data";
+	if (r->codec == CODEC_RAW ? r->len != whole : r->len == 0 || r->len >= whole)
+		return "unit of an impossible length";
+	if (!image_is_coded(im) && r->off % size != 0)
+		return "unit that does not begin with a page";
 	return NULL;
 }
 
-/* Submit as many fetches as there are buffers. */
-static int
-fill_scan(struct image_scan *s)
+int
+image_locate(struct image *im, uint64_t slot, struct place *at)
 {
-	struct image_fetch *f;
+	const char *why;
+	uint64_t back;
 	int err;
 
-	while (s->nidle > 0 && s->next < s->im->foot.slots) {
-		f = s->idle[--s->nidle];
-		fetch_reset(f);
-		while (f->n < f->max && s->next < s->im->foot.slots) {
-			err = fetch_add(f, s->next++);
-			if (err == SNAP_EDATA && s->faults != NULL)
-				++*s->faults;
-			else if (err != 0) {
-				s->idle[s->nidle++] = f;
-				return err;
-			}
-		}
-		aio_submit(s->ring, &f->req);
+	if ((err = slot_record(im, slot, at)) != 0)
+		return err;
+	if (at->page != DEAD_PAGE && (err = image_lookup(im, at->page, &back)) < 0)
+		return err;
+	if (at->page == DEAD_PAGE || err != PAGE_STORED || back != slot) {
+		image_bad_page(im, at->page, "page table and unit table do not agree");
+		return SNAP_EDATA;
+	}
+	why = image_unit_fault(im, &at->unit);
+	if (why == NULL && at->k > at->unit.count)
+		why = "unit table leads outside of the data";
+	if (why != NULL) {
+		image_bad_page(im, at->page, why);
+		return SNAP_EDATA;
 	}
 	return 0;
 }
 
-int
-scan_next(struct image_scan *s, struct image_fetch **f)
-{
-	struct aio_req *r;
-	int err;
+/* ---- ways through all pages ---- */
 
-	if (s->out != NULL)
-		s->idle[s->nidle++] = s->out;
-	s->out = NULL;
-	if ((err = fill_scan(s)) != 0)
-		return err;
-	if ((r = aio_wait(s->ring)) == NULL)
-		return 0;
-	*f = s->out = r->arg;
-	return 1;
+int
+image_walk_ended(const struct image *im, const struct image_walk *w)
+{
+	return w->slot >= im->foot.slots &&
+	    (im->foot.ancestor == 0 || w->page >= im->ram.npages);
 }
 
-void
-scan_free(struct image_scan *s)
+int
+image_step(struct image *im, struct image_walk *w, uint64_t *page, uint64_t *entry)
 {
-	unsigned i;
+	const uint8_t *units;
+	uint32_t crc, k;
+	uint64_t leaf;
+	int st;
 
-	if (s == NULL)
-		return;
-	aio_free(s->ring);
-	for (i = 0; i < SCAN_DEPTH; i++)
-		fetch_free(&s->fetch[i]);
-	free(s);
+	if (w->slot < im->foot.slots) {
+		*entry = w->slot++;
+		k = im->shape.slots;
+		if ((st = image_need_units(im, *entry / k, &units)) != 0) {
+			w->slot = (*entry / k + 1) * k;	/* all of the leaf */
+			return st;
+		}
+		if ((st = image_slot(im, *entry, page, &crc)) != 0)
+			return st;
+		return *page != DEAD_PAGE ? PAGE_STORED : PAGE_ABSENT;
+	}
+	*page = w->page;
+	leaf = *page / LEAF_PAGES;
+	k = (uint32_t)(leaf / NODE_LEAVES);
+	if (im->node_len[k] <= 1) {
+		w->page = ((uint64_t)k + 1) * NODE_LEAVES * LEAF_PAGES;
+		return PAGE_ABSENT;
+	}
+	st = image_lookup(im, *page, entry);
+	/* A leaf that cannot be read, or is not there: all of it. */
+	if (st < 0 || im->node[k]->len[leaf % NODE_LEAVES] <= 1)
+		w->page = (leaf + 1) * LEAF_PAGES;
+	else
+		w->page++;
+	return st < 0 || st == PAGE_ANCESTOR ? st : PAGE_ABSENT;
 }
 
 void
@@ -599,7 +445,9 @@ image_bad_page(struct image *im, uint64_t page, const char *what)
 {
 	const struct ram_block *b = ram_map_find(&im->ram, page);
 
-	if (tell(im))
+	if (page >= im->ram.npages)
+		image_bad(im, footer_section(&im->foot, SEC_UNITS)->off, what);
+	else if (tell(im))
 		snap_warnx("%s: block %s offset 0x%llx: %s", im->path, b->id,
 		    (unsigned long long)((page - b->first) * im->head.page_size), what);
 }
@@ -615,13 +463,13 @@ take_section(struct image *im, uint32_t type, size_t max, uint8_t **buf, size_t 
 
 	*buf = NULL;
 	if (s->len > max)
-		return bad(im, s->off, "section is longer than it can be");
+		return image_bad(im, s->off, "section is longer than it can be");
 	if ((*buf = malloc((size_t)s->len + 1)) == NULL)
-		return no_memory(im);
+		return image_no_memory(im);
 	*len = (size_t)s->len;
-	if ((err = read_at(im, *buf, *len, s->off)) == 0 &&
+	if ((err = image_read_at(im, *buf, *len, s->off)) == 0 &&
 	    crc32c(0, *buf, *len) != s->crc)
-		err = bad(im, s->off, "section fails its checksum");
+		err = image_bad(im, s->off, "section fails its checksum");
 	if (err != 0) {
 		free(*buf);
 		*buf = NULL;
@@ -632,202 +480,7 @@ take_section(struct image *im, uint32_t type, size_t max, uint8_t **buf, size_t 
 int
 image_read(struct image *im, const struct section *s, uint64_t off, void *buf, size_t len)
 {
-	return read_at(im, buf, len, s->off + off);
-}
-
-/* Check a section that has a checksum as a whole, without holding it. */
-static int
-check_section(struct image *im, const struct section *s)
-{
-	uint8_t buf[16384];
-	uint64_t done;
-	uint32_t crc = 0;
-	size_t n;
-	int err;
-
-	for (done = 0; done < s->len; done += n) {
-		n = s->len - done < sizeof buf ? (size_t)(s->len - done) : sizeof buf;
-		if ((err = read_at(im, buf, n, s->off + done)) != 0)
-			return err;
-		crc = crc32c(crc, buf, n);
-	}
-	return crc == s->crc ? 0 : bad(im, s->off, "section fails its checksum");
-}
-
-int
-image_check_sections(struct image *im, unsigned *faults)
-{
-	uint32_t i;
-	int err;
-
-	for (i = 0; i < im->foot.nsec; i++) {
-		if (im->foot.sec[i].type < SEC_WHOLE)
-			continue;
-		err = check_section(im, &im->foot.sec[i]);
-		if (err == SNAP_EDATA && faults != NULL)
-			++*faults;
-		else if (err != 0)
-			return err;
-	}
-	return 0;
-}
-
-/* ---- checking it all ---- */
-
-/* The gap between header and data must be zero. */
-static int
-check_gap(struct image *im)
-{
-	uint8_t buf[4096];
-	uint64_t off;
-	size_t i;
-	int err;
-
-	for (off = HEADER_SIZE; off < im->head.data_off; off += sizeof buf) {
-		if ((err = read_at(im, buf, sizeof buf, off)) != 0)
-			return err;
-		for (i = 0; i < sizeof buf; i++)
-			if (buf[i] != 0)
-				return bad(im, off + i, "padding is not zero");
-	}
-	return 0;
-}
-
-/* Every unit record must be what the slots in it say. */
-static int
-check_unit(struct image *im, const uint8_t *leaf, uint64_t index,
-    const struct crc32c_join *join)
-{
-	const struct unit_shape *us = &im->shape;
-	uint64_t slot = index * us->pages;
-	unsigned u = (unsigned)(index % us->per_leaf);
-	uint64_t at = footer_section(&im->foot, SEC_UNITS)->off +
-	    index / us->per_leaf * us->leaf_size + PART_HEADER + (uint64_t)u * us->size;
-	const struct section *data = footer_section(&im->foot, SEC_DATA);
-	uint32_t n = share_of(im->foot.slots, us->pages, slot / us->pages), i, crc, all = 0;
-	struct unit_record r;
-	uint64_t page;
-
-	unit_get(us, leaf, u, &r);
-	for (i = 0; i < us->pages; i++) {
-		slot_get(us, leaf, u * us->pages + i, &page, &crc);
-		if (i >= n && (page != 0 || crc != 0))
-			return bad(im, at, "unused slot of a unit is not zero");
-		if (i < n)
-			all = i == 0 ? crc : crc32c_join(join, all, crc);
-	}
-	if (r.codec != 0)
-		return bad(im, at, "unit coded in a way this version does not know");
-	if (r.off != data->off + slot * im->head.page_size ||
-	    r.count != n - 1 || r.len != n * im->head.page_size || r.crc != all)
-		return bad(im, at, "unit record and its slots do not agree");
-	return 0;
-}
-
-static int
-check_units(struct image *im, unsigned *faults)
-{
-	const struct unit_shape *us = &im->shape;
-	uint64_t units = (im->foot.slots + us->pages - 1) / us->pages, i;
-	struct crc32c_join join;
-	const uint8_t *leaf;
-	int err;
-
-	crc32c_join_init(&join, im->head.page_size);
-	for (i = 0; i < units; i++) {
-		err = need_units(im, i / us->per_leaf, &leaf);
-		if (err == SNAP_EDATA) {	/* one fault, the whole leaf */
-			++*faults;
-			i = (i / us->per_leaf + 1) * us->per_leaf - 1;
-			continue;
-		}
-		if (err == 0)
-			err = check_unit(im, leaf, i, &join);
-		if (err == SNAP_ESYS)
-			return err;
-		*faults += err != 0;
-	}
-	return 0;
-}
-
-/* Count the pages of every leaf; a table must be just as long as its parts. */
-static int
-check_pages(struct image *im, unsigned *faults)
-{
-	const struct section *leaves = footer_section(&im->foot, SEC_PAGES);
-	const struct section *nodes = footer_section(&im->foot, SEC_NODES);
-	uint64_t count[4] = { 0, 0, 0, 0 }, i, leaves_len = 0, nodes_len = 0;
-	struct page_leaf *leaf;
-	uint16_t granules;
-	uint32_t n, k;
-	int err;
-
-	for (k = 0; k < im->nnodes; k++) {
-		if (part_len(im->node_len[k]) > 0 && im->node_at[k] != nodes->off + nodes_len)
-			*faults += bad(im, nodes->off, "nodes do not follow one another") != 0;
-		nodes_len += part_len(im->node_len[k]);
-	}
-	for (i = 0; i < im->nleaves; i++) {
-		k = (uint32_t)(i / NODE_LEAVES);
-		if (im->node_len[k] <= 1) {	/* there may be thousands of these */
-			count[im->node_len[k] == 1 ? PAGE_ZERO : PAGE_ABSENT] +=
-			    share_of(im->ram.npages, (uint64_t)NODE_LEAVES * LEAF_PAGES, k);
-			i += NODE_LEAVES - 1;
-			continue;
-		}
-		n = share_of(im->ram.npages, LEAF_PAGES, i);
-		leaf = NULL;
-		err = need_leaf(im, i, &granules, &leaf);
-		if (err == SNAP_ESYS)
-			return err;
-		if (err != 0) {
-			++*faults;
-			if (im->node[i / NODE_LEAVES] == NULL)	/* a node: skip all of it */
-				i = (i / NODE_LEAVES + 1) * NODE_LEAVES - 1;
-			continue;
-		}
-		if (granules > 1 && leaf_at(im->node[i / NODE_LEAVES],
-		    (uint32_t)(i % NODE_LEAVES)) != leaves->off + leaves_len)
-			*faults += bad(im, leaves->off,
-			    "page leaves do not follow one another") != 0;
-		leaves_len += part_len(granules);
-		if (granules > 1)
-			leaf_count(leaf, n, count);
-		else
-			count[granules == 1 ? PAGE_ZERO : PAGE_ABSENT] += n;
-		if (granules > 1) {	/* do not keep it: memory stays small */
-			leaf_free(leaf);
-			im->node[i / NODE_LEAVES]->leaf[i % NODE_LEAVES] = NULL;
-			im->held -= part_len(granules);
-		}
-	}
-	if (*faults == 0 && (count[PAGE_STORED] != im->foot.stored ||
-	    count[PAGE_ZERO] != im->foot.zero ||
-	    count[PAGE_ANCESTOR] != im->foot.ancestor)) {
-		bad(im, im->foot.file_len - FOOTER_SIZE,
-		    "footer and page table do not agree on the number of pages");
-		++*faults;
-	}
-	if (*faults == 0 && (leaves_len != leaves->len || nodes_len != nodes->len)) {
-		bad(im, leaves->off,
-		    "page table is longer than its leaves");
-		++*faults;
-	}
-	return 0;
-}
-
-int
-image_check_tables(struct image *im, unsigned *faults)
-{
-	int err;
-
-	if ((err = check_gap(im)) != 0 && err != SNAP_EDATA)
-		return err;
-	*faults += err != 0;
-	if ((err = image_check_sections(im, faults)) == 0 &&
-	    (err = check_units(im, faults)) == 0)
-		err = check_pages(im, faults);
-	return err;
+	return image_read_at(im, buf, len, s->off + off);
 }
 
 /* ---- open and close ---- */
@@ -839,18 +492,18 @@ check_numbers(struct image *im)
 	const struct image_footer *f = &im->foot;
 	const struct section *data = footer_section(f, SEC_DATA);
 	const struct section *units = footer_section(f, SEC_UNITS);
-	uint64_t n = (f->slots + im->shape.pages - 1) / im->shape.pages;
+	uint64_t n = image_units(im);
 	uint64_t leaves = (n + im->shape.per_leaf - 1) / im->shape.per_leaf;
 	uint64_t at = f->file_len - FOOTER_SIZE;
 
 	if (units->len != leaves * PART_HEADER + n * im->shape.size)
-		return bad(im, at, "unit table is not as long as it should be");
-	if (data->len / im->head.page_size != f->slots ||
-	    data->len % im->head.page_size != 0)
-		return bad(im, at, "data is not as long as it should be");
+		return image_bad(im, at, "unit table is not as long as it should be");
+	if (!image_is_coded(im) && (data->len / im->head.page_size != f->slots ||
+	    data->len % im->head.page_size != 0))
+		return image_bad(im, at, "data is not as long as it should be");
 	if (im->ram.npages != f->npages ||
 	    !im->ram.has_addr != !(f->flags & IMAGE_IGNORE_SHARED))
-		return bad(im, at, "RAM map and footer do not agree");
+		return image_bad(im, at, "RAM map and footer do not agree");
 	return 0;
 }
 
@@ -862,14 +515,54 @@ check_split(struct image *im)
 	uint8_t byte;
 	int err;
 
-	if ((err = read_at(im, &byte, 1, s->off + s->extra)) != 0)
+	if ((err = image_read_at(im, &byte, 1, s->off + s->extra)) != 0)
 		return err;
-	return byte == 0 ? 0 : bad(im, s->off + s->extra,
+	return byte == 0 ? 0 : image_bad(im, s->off + s->extra,
 	    "device state does not end where it should");
 }
 
+/* Who they are; they are opened when pages of theirs may be needed. */
 static int
-open_parts(struct image *im, int io_flags)
+take_ancestors(struct image *im)
+{
+	const struct section *s = footer_section(&im->foot, SEC_ANCESTORS);
+	const char *why;
+	uint8_t *buf;
+	size_t n;
+	int err;
+
+	if (s == NULL)
+		return 0;
+	if ((err = take_section(im, SEC_ANCESTORS, ANCESTORS_SIZE_MAX, &buf, &n)) != 0)
+		return err;
+	why = ancestors_decode(buf, n, &im->anc, &im->nanc);
+	free(buf);
+	if (why != NULL)
+		return image_bad(im, s->off, why);
+	im->anc_image = calloc(im->nanc + 1u, sizeof *im->anc_image);
+	return im->anc == NULL || im->anc_image == NULL ? image_no_memory(im) : 0;
+}
+
+/* A second descriptor, for direct I/O, if that is wanted and can be had. */
+static void
+open_direct(struct image *im)
+{
+	int err;
+
+	if (!(im->io_flags & IO_DIRECT) ||
+	    no_direct_io(im->path, image_is_coded(im), im->head.page_size))
+		return;
+	if ((err = io_open(im->path, 0, IO_DIRECT, &im->data_fd)) != 0) {
+		snap_warn(err, "%s: no direct I/O here", im->path);
+		im->data_fd = im->fd;
+	} else if (!io_same(im->data_fd, im->fd)) {	/* a save has just replaced it */
+		io_close(im->data_fd);
+		im->data_fd = im->fd;
+	}
+}
+
+static int
+open_parts(struct image *im)
 {
 	uint8_t buf[FOOTER_SIZE], *map;
 	const char *why;
@@ -885,45 +578,37 @@ open_parts(struct image *im, int io_flags)
 		snap_warnx("%s: too short for a qemu-snap image", im->path);
 		return SNAP_EDATA;
 	}
-	if ((err = read_at(im, buf, HEADER_SIZE, 0)) != 0)
+	if ((err = image_read_at(im, buf, HEADER_SIZE, 0)) != 0)
 		return err;
 	if ((why = header_decode(buf, &im->head)) != NULL)
-		return bad(im, 0, why);
-	if (im->head.incompat != 0) {
-		snap_warnx("%s: needs features this version does not know: 0x%llx%s%s",
-		    im->path, (unsigned long long)im->head.incompat,
-		    im->head.incompat & FEATURE_ANCESTORS ? " (a base image)" : "",
-		    im->head.incompat & FEATURE_CODEC ? " (compression)" : "");
+		return image_bad(im, 0, why);
+	if ((im->head.incompat & ~(uint64_t)FEATURES_KNOWN) != 0) {
+		snap_warnx("%s: needs features this version does not know: 0x%llx", im->path,
+		    (unsigned long long)(im->head.incompat & ~(uint64_t)FEATURES_KNOWN));
 		return SNAP_EDATA;
 	}
-	if ((err = read_at(im, buf, FOOTER_SIZE, len - FOOTER_SIZE)) != 0)
+	if (image_is_coded(im) && codec_numbered(CODEC_ZSTD) == NULL) {
+		snap_warnx("%s: compressed with zstd, which this qemu-snap was built without",
+		    im->path);
+		return SNAP_EDATA;
+	}
+	if ((err = image_read_at(im, buf, FOOTER_SIZE, len - FOOTER_SIZE)) != 0)
 		return err;
 	if ((why = footer_decode(buf, len, &im->head, &im->foot)) != NULL)
-		return bad(im, len - FOOTER_SIZE, why);
+		return image_bad(im, len - FOOTER_SIZE, why);
 	if ((err = take_section(im, SEC_RAM_MAP, RAM_MAP_MAX, &map, &n)) != 0)
 		return err;
 	why = ram_map_decode(map, n, im->head.page_size, &im->ram);
 	free(map);
 	if (why != NULL)
-		return bad(im, footer_section(&im->foot, SEC_RAM_MAP)->off, why);
+		return image_bad(im, footer_section(&im->foot, SEC_RAM_MAP)->off, why);
 	if (im->ram.blk == NULL)
-		return no_memory(im);
+		return image_no_memory(im);
 	unit_shape(&im->shape, im->head.unit_pages);
 	if ((err = check_numbers(im)) != 0 || (err = open_root(im)) != 0 ||
-	    (err = check_split(im)) != 0)
+	    (err = check_split(im)) != 0 || (err = take_ancestors(im)) != 0)
 		return err;
-	if ((io_flags & IO_DIRECT) && im->head.page_size % 4096 != 0)
-		snap_warnx("%s: no direct I/O with pages of %u bytes", im->path,
-		    (unsigned)im->head.page_size);
-	else if ((io_flags & IO_DIRECT) &&
-	    (err = io_open(im->path, 0, IO_DIRECT, &im->data_fd)) != 0) {
-		snap_warn(err, "%s: no direct I/O here", im->path);
-		im->data_fd = im->fd;
-	} else if (im->data_fd != im->fd && !io_same(im->data_fd, im->fd)) {
-		/* A save has just replaced it. */
-		io_close(im->data_fd);
-		im->data_fd = im->fd;
-	}
+	open_direct(im);
 	return 0;
 }
 
@@ -940,6 +625,7 @@ image_open(const char *path, int io_flags, int *err)
 		return NULL;
 	}
 	strcpy(im->path, path);
+	im->io_flags = io_flags;
 	if ((e = io_open(path, 0, 0, &im->fd)) != 0) {
 		if (e == EINVAL)
 			snap_warnx("%s: not a regular file", path);
@@ -948,7 +634,7 @@ image_open(const char *path, int io_flags, int *err)
 		im->fd = im->data_fd = -1;
 	} else {
 		im->data_fd = im->fd;
-		if ((*err = open_parts(im, io_flags)) == 0)
+		if ((*err = open_parts(im)) == 0)
 			return im;
 	}
 	image_close(im);
@@ -970,6 +656,10 @@ image_close(struct image *im)
 	}
 	for (i = 0; i < UNIT_CACHE; i++)
 		free(im->unit[i].buf);
+	for (i = 0; im->anc_image != NULL && i < im->nanc; i++)
+		image_close(im->anc_image[i]);
+	free(im->anc_image);
+	ancestors_free(im->anc, im->nanc);
 	if (im->data_fd >= 0 && im->data_fd != im->fd)
 		io_close(im->data_fd);
 	if (im->fd >= 0)
@@ -986,6 +676,13 @@ const char *
 image_path(const struct image *im)
 {
 	return im->path;
+}
+
+unsigned
+image_ancestors(const struct image *im, const struct ancestor **list)
+{
+	*list = im->anc;
+	return im->nanc;
 }
 
 const struct ram_map *

@@ -32,6 +32,7 @@ enum { FIRST_BYTES_MS = 10000 };	/* a large guest may need some seconds to begin
 struct save {
 	const struct options *opt;
 	struct stream_in *in;
+	struct image *base;		/* or NULL */
 	struct image_writer *image;	/* NULL: given up */
 	int status;			/* 0, or why it was given up */
 	int sealed, answered;
@@ -190,10 +191,44 @@ refuse_stream(void)
 	stream_close(s.in);
 }
 
+void
+options_for_image(const struct options *o, struct image_options *opt)
+{
+	memset(opt, 0, sizeof *opt);
+	opt->unit_pages = o->unit_pages;
+	opt->cluster_size = o->cluster_size;
+	opt->threads = o->threads;
+	opt->io_flags = o->io_flags;
+	opt->unsafe = o->unsafe;
+	opt->reproducible = o->reproducible;
+	opt->max_size = o->max_size;
+	opt->codec = o->codec;
+	opt->level = o->level;
+}
+
+/* The image to be written, and what it is based on.  NULL: failed and reported, s->status. */
+static struct image_writer *
+create(struct save *s)
+{
+	const struct options *o = s->opt;
+	struct image_options opt;
+	struct image_writer *w;
+
+	if (o->base != NULL) {
+		if ((s->base = image_open(o->base, 0, &s->status)) == NULL ||
+		    (s->status = image_open_ancestors(s->base)) != 0)
+			return NULL;
+	}
+	options_for_image(o, &opt);
+	opt.base = s->base;
+	if ((w = image_create(o->file[0], &opt)) == NULL)
+		s->status = SNAP_ESYS;
+	return w;
+}
+
 int
 run_save(const struct options *o)
 {
-	struct image_options opt;
 	char *older = NULL;
 	struct save s;
 
@@ -208,21 +243,14 @@ run_save(const struct options *o)
 		return 0;
 	/* Not restarting: a read that waits for the source must come back. */
 	on_signals_to_end(note_signal);
-	opt.unit_pages = o->unit_pages;
-	opt.cluster_size = o->cluster_size;
-	opt.threads = o->threads;
-	opt.io_flags = o->io_flags;
-	opt.unsafe = o->unsafe;
-	opt.reproducible = o->reproducible;
-	opt.max_size = o->max_size;
-	if ((s.image = image_create(o->file[0], &opt)) == NULL)
-		s.status = SNAP_ESYS;
+	s.image = create(&s);
 	if ((s.in = stream_open(STDIN_FILENO, o->page_size)) == NULL) {
 		if (s.status == 0)
 			snap_warnx("stream: out of memory");
 		give_up(&s, SNAP_ESYS);
 		stream_drain(STDIN_FILENO);
 		guard_dismiss(&s.guard);
+		image_close(s.base);
 		return s.status;
 	}
 	if (s.image == NULL)
@@ -244,6 +272,7 @@ run_save(const struct options *o)
 	if (s.image != NULL)
 		older = image_take_older(s.image);
 	image_free(s.image);
+	image_close(s.base);
 	stream_close(s.in);
 	if (older != NULL && !guard_goes_on())
 		io_unlink(older);

@@ -22,12 +22,18 @@ static const char usage[] =
 "                                            path on stdin\n"
 "       qemu-snap [options] info  IMAGE      what is in it\n"
 "       qemu-snap [options] check IMAGE...   read and verify everything\n"
+"       qemu-snap [options] optimize IMAGE NEW   write it anew\n"
 "\n"
-"save:  -s, --image-size=SIZE    the image may grow to SIZE at most\n"
+"save and optimize:\n"
+"       -s, --image-size=SIZE    the image may grow to SIZE at most\n"
+"       --compress=zstd[:LEVEL]  store units compressed\n"
+"       --base=IMAGE             store only what differs from IMAGE\n"
 "       --reproducible           UUID from the content, no time\n"
 "load:  -p, --postcopy[=PERCENT] run the guest when PERCENT (0) are loaded\n"
 "       --rate=BYTES             limit of the background push, a second\n"
 "       --resume [--uuid=UUID]   take up a postcopy that was paused\n"
+"       --record[=FILE]          with -p: note what is asked for first\n"
+"       --no-hot                 do not use that\n"
 "both:  -S, --page-size=SIZE     target page, where the stream does not tell\n"
 "       -t, --trace              say what was done\n"
 "and check:\n"
@@ -109,7 +115,7 @@ part_in_peace(const struct options *o)
 	if (verb == VERB_LOAD)
 		stream_reject(STDOUT_FILENO, o->resume);
 	if (verb == VERB_LOAD || verb == VERB_INFO || verb == VERB_CHECK ||
-	    !stream_is_pipe(STDIN_FILENO))
+	    verb == VERB_OPTIMIZE || !stream_is_pipe(STDIN_FILENO))
 		return;
 	on_signals_to_end(SIG_IGN);
 	if (verb != VERB_SAVE && !stream_waits(STDIN_FILENO, FIRST_BYTES_MS))
@@ -149,6 +155,9 @@ main(int argc, char **argv)
 		break;
 	case VERB_CHECK:
 		err = run_check(&o);
+		break;
+	case VERB_OPTIMIZE:
+		err = run_optimize(&o);
 		break;
 	case VERB_NONE:
 	case VERB_UNKNOWN:

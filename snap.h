@@ -60,6 +60,9 @@ void snap_warnx(const char *fmt, ...) PRINTF_LIKE(1, 2);
 /* Print "qemu-snap: message: <text of err, an errno value>" to stderr. */
 void snap_warn(int err, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
+/* Say so, and 1, if the data of such an image is not aligned as direct I/O needs it. */
+int no_direct_io(const char *path, int coded, uint32_t page_size);
+
 /*
  * What SIGHUP, SIGINT and SIGTERM do from now on: a handler, SIG_IGN or SIG_DFL.  No
  * read is restarted.  What whoever started us ignores (nohup) stays ignored.

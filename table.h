@@ -22,7 +22,20 @@ enum page_state {
 	PAGE_ANCESTOR		/* entry: CRC, 32 bits, and ancestor, 8 bits */
 };
 
-#define DEAD_PAGE	PAGES_MAX	/* while writing: page number of a free slot */
+#define DEAD_PAGE	PAGES_MAX	/* page number of a slot in which no page lies (any more) */
+
+/* The entry of a page that lies in an ancestor. */
+static inline uint32_t
+entry_crc(uint64_t entry)
+{
+	return (uint32_t)entry;
+}
+
+static inline unsigned
+entry_ancestor(uint64_t entry)
+{
+	return (unsigned)(entry >> 32) & 0xff;
+}
 
 enum {
 	LEAF_PAGES = 8192,

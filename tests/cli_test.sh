@@ -17,8 +17,9 @@ refused() {
 }
 
 test_wrong_words() {
-	refused "no verb: save, load, info or check; --help tells more"
-	refused "frob: no such verb: it is save, load, info or check, and comes before the image" frob x
+	refused "no verb: save, load, info, check or optimize; --help tells more"
+	refused "frob: no such verb: it is save, load, info, check or optimize, and comes before the \
+image" frob x
 	refused "save: the name of the image is missing" save
 	refused "load: one argument too many: y" load x y
 	refused "--bogus: no such option" --bogus save x
@@ -43,9 +44,19 @@ test_wrong_words() {
 	refused "--json=1: takes no value" info --json=1 x
 	refused "--postcopy: not for save" --postcopy save x
 	refused "--image-size: not for load" -s 1M load x
-	refused "--compress: not in this version" --compress=zstd save x
-	refused "--base: not in this version" --base=y save x
-	refused "--record: not in this version" --record load x
+	refused "--compress=lzo: not none or zstd, zstd:LEVEL" --compress=lzo save x
+	refused "--compress=zstd:0: not a level from 1 to 19" --compress=zstd:0 save x
+	refused "--compress=zstd:20: not a level from 1 to 19" --compress=zstd:20 save x
+	refused "--compress=zstd:: not a level from 1 to 19" --compress=zstd: save x
+	refused "--compress: not for load" --compress=zstd load x
+	refused "y: No such file or directory" --base=y save x
+	refused "--base: not for info" --base=y info x
+	refused "--record: only with --postcopy" --record load x
+	refused "--record: only with --postcopy" --record -p --resume load x
+	refused "--no-hot: not for save" --no-hot save x
+	refused "optimize: the name of the image is missing" optimize
+	refused "optimize: the name of the new image is missing" optimize x
+	refused "optimize: one argument too many: z" optimize x y z
 	refused "--host-page-size: not in this version" --host-page-size=2M load x
 	refused "--progress: not in this version" --progress save x
 	refused "--status-fd: not in this version" --status-fd=3 save x

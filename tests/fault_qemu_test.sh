@@ -28,6 +28,13 @@ test_page_server_killed_while_the_guest_runs() {
 	scenario resume --count=1 --twice
 }
 
+test_page_server_killed_with_a_base() {
+	scenario resume --count=1 --base-args=
+	has_zstd || return 0
+	scenario resume --count=1 --save-args=--compress=zstd
+	scenario resume --count=1 --save-args=--compress=zstd --base-args=--compress=zstd
+}
+
 # Where it costs the most: the older QEMU.
 test_page_server_killed_before_the_guest_runs() {
 	scenario_on "${installed:-$newer}" early

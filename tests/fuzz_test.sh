@@ -25,4 +25,8 @@ test_images() { fuzzes image; }
 
 test_the_return_path() { fuzzes return; }
 
+test_writing() { fuzzes write; }
+
+test_hot_lists() { fuzzes hot; }
+
 . "$shunit"

@@ -84,6 +84,51 @@ pages_of() {
 	python3 "$TOOLS/readstream.py" "$@"
 }
 
+# Was the program built with zstd? needs_zstd: else say that the test is skipped.
+has_zstd() {
+	case $("$SNAP" --compress=zstd save 2>&1 </dev/null) in
+	*'without zstd'*) return 1 ;;
+	esac
+}
+
+needs_zstd() {
+	has_zstd && return
+	echo "SKIP built without zstd"
+	return 1
+}
+
+# holds_stream IMAGE STREAM: both readers find the image good, and the pages and the rest of the
+# stream in it; the program by what it loads in precopy.
+holds_stream() {
+	run "$SNAP" check "$1"
+	assertEquals "check $1: $(cat err)" 0 "$status"
+	pages_of --rest=rest1 <"$2" >pages1
+	"$SNAP" load "$1" >loaded || fail "load $1"
+	pages_of --rest=rest2 <loaded >pages2
+	assertTrue "$1: pages loaded" "cmp pages1 pages2"
+	assertTrue "$1: the rest loaded" "cmp rest1 rest2"
+	second_reader "$1"
+	assertTrue "$1: pages by the second reader" "cmp pages1 pages3"
+	assertTrue "$1: the rest by the second reader" "cmp rest1 rest3"
+}
+
+# second_reader IMAGE: it must be good; pages to the file pages3, the rest to rest3. All in one
+# process, as its tables take a while to make.
+second_reader() {
+	python3 - "$TESTS" "$1" >out 2>&1 <<-'END'
+		import sys
+		sys.dont_write_bytecode = True
+		sys.path.insert(0, sys.argv[1])
+		import readimg
+		image = readimg.Image(sys.argv[2])
+		readimg.check(image)
+		with open("pages3", "wb") as pages, open("rest3", "wb") as rest:
+		    readimg.cmd_list(image, pages)
+		    readimg.cmd_rest(image, rest)
+	END
+	assertEquals "second reader on $1: $(tail -n 1 out)" 0 $?
+}
+
 # wait_for SECONDS CMD...: until the command succeeds.
 wait_for() {
 	wait_left=$(($1 * 10))

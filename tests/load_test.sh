@@ -196,7 +196,7 @@ test_info_tells_what_is_there() {
 		lines = open("pages").read().splitlines()
 		zero = sum(l.endswith(" zero") for l in lines)
 		p = d["pages"]
-		assert p == {"total": 100, "stored": len(lines) - zero, "zero": zero,
+		assert p == {"total": 100, "stored": len(lines) - zero, "ancestor": 0, "zero": zero,
 		             "absent": 100 - len(lines)}, p
 		assert d["from"] == "background snapshot" and d["postcopy"] is True
 	END

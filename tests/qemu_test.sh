@@ -40,6 +40,21 @@ test_all_kinds_of_devices() {
 	scenario --mem=64 --devices=full --load=$all_loads
 }
 
+test_compressed() {
+	needs_zstd || return 0
+	scenario --mem=64 --save-args=--compress=zstd --load=$all_loads
+	scenario --mem=64 --save-args=--compress=zstd --kind=ordinary --load=precopy,postcopy
+}
+
+test_with_a_base() {
+	scenario --mem=64 --base-args= --load=$all_loads
+}
+
+test_compressed_with_a_base() {
+	needs_zstd || return 0
+	scenario --mem=64 --save-args=--compress=zstd --base-args=--compress=zstd --load=$all_loads
+}
+
 test_ordinary_migration() {
 	scenario --mem=64 --kind=ordinary --load=precopy,postcopy
 }

@@ -3,7 +3,7 @@
 #
 # readimg.py - a second reader of the qemu-snap image
 #
-# Written from doc/format.md alone, without a look at the program, so that the
+# Written from format.md alone, without a look at the program, so that the
 # two can be held against each other. It is meant to be read beside that page:
 # one function a table, and the number of each refusal (section 15) beside the
 # check that makes it. It trusts nothing in the image, and is in no hurry.
@@ -14,13 +14,19 @@
 #   readimg.py rest IMAGE          preamble, prologue, iterables and tail
 #   readimg.py stream IMAGE        a migration stream (section 10)
 #
-# Exit status: 0 good; 1 usage, no such block, or an error of the system;
-# 2 the image is refused, with one line that begins with the refusal's number
-# ("check": on standard output, otherwise: on standard error).
+# Ancestors are opened when a page in them is wanted, by check always. Coded
+# images need libzstd.so.1; where it is missing they are refused as R4 says.
+#
+# Exit status: 0 good; 1 usage, no such block, an ancestor that is not to be
+# found (R55), or an error of the system; 2 the image is refused, with one line
+# that begins with the refusal's number ("check": on standard output, otherwise:
+# on standard error). What is wrong in an ancestor has its name before it.
 #
 # Where a number only repeats an earlier one for the whole file (R47, R52, R53),
 # the earlier one is printed; R47 is left for sections that are not known.
 
+import ctypes
+import ctypes.util
 import os
 import stat
 import struct
@@ -34,20 +40,29 @@ MAX_PAGES = 2**40 - 1
 LEAF_PAGES = 8192
 NODE_LEAVES = 16384
 CHUNK = 1 << 20
+CODED_MAX = 262144              # bytes of pages in a unit of a coded image
+DEAD = 2**40 - 1                # page number of a dead slot
+NOT_IN_USE = 2**40              # ours, for a slot that is not in use
+UNIT_CACHE = 64                 # decoded units kept, at most CODED_MAX each
 
 DATA, UNITS, LEAVES, NODES, ROOT = 1, 2, 3, 4, 5
 PREAMBLE, PROLOGUE, RAM_MAP, ITERABLES, TAIL = 16, 17, 18, 19, 20
+ANCESTORS, LABEL = 21, 22
 
 KIND_LEAF, KIND_NODE, KIND_ROOT, KIND_UNITS = 1, 2, 3, 4
 KIND_NAME = {1: "leaf", 2: "node", 3: "root", 4: "unit leaf"}
 ABSENT, ZERO, STORED, ANCESTOR = 0, 1, 2, 3
 
 FLAG_ENDED, FLAG_IGNORE_SHARED = 1, 2
+FEATURE_ANCESTORS, FEATURE_ZSTD = 1, 2
+RAW, ZSTD = 0, 1                # codecs
 
 
 class Refused(Exception):
     def __init__(self, number, text):
         super().__init__("R%d: %s" % (number, text))
+        self.number = number
+        self.text = text
 
 
 def refuse_if(wrong, number, text):
@@ -145,12 +160,39 @@ class CrcJoin:
         return b
 
 
+# --- zstd (section 9) -----------------------------------------------------------
+
+def zstd_library():
+    for name in ("libzstd.so.1", ctypes.util.find_library("zstd")):
+        try:
+            z = ctypes.CDLL(name) if name else None
+        except OSError:
+            continue
+        if z is not None:
+            z.ZSTD_decompress.restype = ctypes.c_size_t
+            z.ZSTD_decompress.argtypes = (ctypes.c_void_p, ctypes.c_size_t,
+                                          ctypes.c_char_p, ctypes.c_size_t)
+            return z
+    raise Refused(4, "not understood: coded with zstd (feature bit 1), and "
+                  "libzstd.so.1 is not here")
+
+
+def zstd_decode(z, stored, length):
+    """What stored decodes to, if that has just this length; else None"""
+    out = ctypes.create_string_buffer(length)
+    # An error is a number close to 2^64, so never the length.
+    if z.ZSTD_decompress(out, length, stored, len(stored)) != length:
+        return None
+    return out.raw
+
+
 # --- the file, header and footer (sections 3 and 4) ---------------------------
 
 class Image:
-    """An image that was opened: R1 to R28 are checked"""
+    """An image that was opened: R1 to R28 and R54 are checked"""
 
     def __init__(self, path):
+        self.path = path
         self.fd = os.open(path, os.O_RDONLY)
         status = os.fstat(self.fd)
         if not stat.S_ISREG(status.st_mode):
@@ -164,7 +206,10 @@ class Image:
         self.read_ram_map()
         self.check_footer_against_ram_map()
         self.read_root()
+        self.read_ancestors()
         self.unit_leaves = {}
+        self.decoded = {}
+        self.leaf_in_hand = None
 
     def read(self, offset, length):
         pieces = []
@@ -183,9 +228,13 @@ class Image:
         self.header_crc = u32(h, 4092)
         refuse_if(crc32c(h[:4092]) != self.header_crc, 3, "header: wrong CRC")
         bits = u64(h, 16)
+        self.has_ancestors = bool(bits & FEATURE_ANCESTORS)
+        self.coded = bool(bits & FEATURE_ZSTD)
+        bits &= ~(FEATURE_ANCESTORS | FEATURE_ZSTD)
         names = ", ".join(str(n) for n in range(64) if bits >> n & 1)
         refuse_if(bits != 0, 4,
                   "not understood: incompatible feature bits " + names)
+        self.zstd = zstd_library() if self.coded else None
         self.page_size = u32(h, 32)
         self.unit_size = u32(h, 36)
         self.data_start = u32(h, 44)
@@ -193,6 +242,8 @@ class Image:
                   "header: page size")
         refuse_if(not power_of_two(self.unit_size, 1, 256), 6,
                   "header: unit size")
+        refuse_if(self.coded and self.unit_size * self.page_size > CODED_MAX,
+                  6, "header: unit size, for a coded image")
         refuse_if(not power_of_two(u32(h, 40), 65536, 16777216), 7,
                   "header: cluster size")
         refuse_if(self.data_start != max(4096, self.page_size), 8,
@@ -210,6 +261,7 @@ class Image:
         refuse_if(u32(f, 100) != self.header_crc, 13,
                   "footer: belongs to another header")
         self.tag = u64(f, 24)
+        self.uuid = f[32:48]
         self.pages = u64(f, 56)
         self.stored = u64(f, 64)
         self.zero = u64(f, 72)
@@ -222,10 +274,15 @@ class Image:
         refuse_if(self.pages > MAX_PAGES or
                   self.pages < self.stored + self.zero + self.ancestor, 15,
                   "footer: pages of the guest")
-        refuse_if(self.slots != self.stored, 16,
-                  "footer: slots not as many as pages stored")
-        refuse_if(self.ancestor != 0, 16,
-                  "not understood: pages in state ancestor")
+        if self.coded:
+            refuse_if(self.slots < self.stored or self.slots > MAX_PAGES or
+                      self.slots % self.unit_size != 0, 16,
+                      "footer: slots of a coded image")
+        else:
+            refuse_if(self.slots != self.stored, 16,
+                      "footer: slots not as many as pages stored")
+        refuse_if(self.ancestor != 0 and not self.has_ancestors, 16,
+                  "footer: pages in state ancestor, without the feature")
         refuse_if(sections > 120, 17, "footer: more than 120 sections")
         end = 112 + 32 * sections
         refuse_if(not all_zero(f[end:4092]), 18,
@@ -263,6 +320,8 @@ class Image:
             refuse_if(t not in self.sections, 23, "section %d missing" % t)
         for t in (PREAMBLE, PROLOGUE, RAM_MAP, TAIL):
             refuse_if(self.sections[t].length == 0, 23, "section %d empty" % t)
+        refuse_if((ANCESTORS in self.sections) != self.has_ancestors, 23,
+                  "the feature \"ancestors\" and section 21 do not agree")
 
     def check_tail_split(self):
         tail = self.sections[TAIL]
@@ -335,7 +394,8 @@ class Image:
                   "footer: pages of the guest not those of the RAM map")
         refuse_if(bool(self.flags & FLAG_IGNORE_SHARED) != self.has_addresses,
                   27, "flag \"ignore shared\" and addresses do not agree")
-        refuse_if(self.sections[DATA].length != self.slots * self.page_size,
+        refuse_if(not self.coded and
+                  self.sections[DATA].length != self.slots * self.page_size,
                   27, "length of the data")
         self.units = ceil(self.slots, self.unit_size)
         self.unit_bytes = 16 + 9 * self.unit_size               # z
@@ -389,7 +449,69 @@ class Image:
             self.root = self.read_inner(ROOT, KIND_ROOT, 0, s.offset, s.length,
                                         self.node_count)
         except Refused as e:
-            raise Refused(28, str(e).split(": ", 1)[1])
+            raise Refused(28, e.text)
+
+    # --- ancestors (section 11) -----------------------------------------------
+
+    def read_ancestors(self):
+        """self.ancestors: what is said of each; none is opened yet"""
+        self.ancestors = []
+        b = self.section_bytes(ANCESTORS)
+        if not self.has_ancestors:
+            return
+        refuse_if(len(b) < 4, 54, "ancestors: no number")
+        count = u32(b, 0)
+        refuse_if(not 1 <= count <= 255, 54, "ancestors: %d of them" % count)
+        at = 4
+        for k in range(count):
+            what = "ancestor %d: " % k
+            refuse_if(at + 18 > len(b), 54, what + "does not end inside")
+            uuid, n = b[at:at + 16], u16(b, at + 16)
+            refuse_if(not 1 <= n <= 4095, 54, what + "length of its path")
+            refuse_if(at + 18 + n > len(b), 54, what + "does not end inside")
+            path = b[at + 18:at + 18 + n]
+            refuse_if(0 in path, 54, what + "a zero byte in its path")
+            refuse_if(uuid in [a.uuid for a in self.ancestors], 54, what + "its UUID twice")
+            self.ancestors.append(Ancestor(uuid, path))
+            at += 18 + n
+        refuse_if(at != len(b), 54, "ancestors: bytes left over")
+
+    def find_ancestor(self, a):
+        """Where it was, or beside this image"""
+        directory = os.path.dirname(os.path.realpath(os.fsencode(self.path)))
+        for path in (os.path.join(directory, a.path),
+                     os.path.join(directory, os.path.basename(a.path))):
+            if uuid_of(path) == a.uuid:
+                return path
+        raise OSError("R55: an ancestor is not to be found: UUID %s, path %s" %
+                      (a.uuid.hex(), ascii(a.path)[1:]))
+
+    def open_ancestor(self, k):
+        a = self.ancestors[k]
+        if a.image is None:
+            path = os.fsdecode(self.find_ancestor(a))
+            with Within(path):
+                a.image = Image(path)
+                refuse_if(a.image.page_size != self.page_size, 55,
+                          "an ancestor with another page size")
+                refuse_if([(b.name, b.pages) for b in a.image.blocks] !=
+                          [(b.name, b.pages) for b in self.blocks], 55,
+                          "an ancestor with other blocks")
+        return a.image
+
+    def ancestor_page(self, page, entry):
+        """The bytes of a page in state ancestor, checked"""
+        crc, k = u32(entry, 0), entry[4]
+        refuse_if(k >= len(self.ancestors), 36, "%s: in ancestor %d" %
+                  (self.where(page), k))
+        there = self.open_ancestor(k)
+        with Within(there.path):
+            state, entry = there.lookup(page)
+            refuse_if(state != STORED, 56, "%s: not stored" % self.where(page))
+            slot = there.slot_of_entry(page, entry)
+            refuse_if(there.locate(page, slot)[3] != crc, 56,
+                      "%s: not what it was" % self.where(page))
+            return there.stored_page(page, slot)
 
     # --- page table (section 8) -----------------------------------------------
 
@@ -456,10 +578,25 @@ class Image:
             if sums is not None:
                 sums[LEAVES] += 16 * leaf_word
 
-    def slot_of_entry(self, page, state, entry):
-        """The slot that the page's entry in its leaf names"""
-        refuse_if(state == ANCESTOR, 36, "not understood: %s: state ancestor" %
-                  self.where(page))
+    def lookup(self, page):
+        """State and entry of one page"""
+        if self.leaf_in_hand is None or \
+                not 0 <= page - self.leaf_in_hand[0] < self.leaf_in_hand[1]:
+            (first, count, states, entries), = self.walk(page, page + 1)
+            ends, n = [], 0                     # of the entries of each page
+            if not isinstance(states, int):
+                for state in states:
+                    n += 5 * (state >= STORED)
+                    ends.append(n)
+            self.leaf_in_hand = first, count, states, entries, ends
+        first, _, states, entries, ends = self.leaf_in_hand
+        if isinstance(states, int):
+            return states, b""
+        end = ends[page - first]
+        return states[page - first], entries[end - 5:end]
+
+    def slot_of_entry(self, page, entry):
+        """The slot that a stored page's entry in its leaf names"""
         slot = u40(entry, 0)
         refuse_if(slot >= self.slots, 37, "%s: slot %d is not there" %
                   (self.where(page), slot))
@@ -486,36 +623,64 @@ class Image:
     def unit_slot(self, unit, k):
         """Page number and CRC of slot k of a unit"""
         page = u40(unit, 16 + 9 * k)
-        refuse_if(page >= self.pages, 38,
+        refuse_if(page >= self.pages and not (self.coded and page == DEAD), 38,
                   "a slot names page %d, which the guest does not have" % page)
         return page, u32(unit, 21 + 9 * k)
 
     def check_unit(self, u, unit, k):
         """The head of unit u, as it must be to read slot k of it"""
         data = self.sections[DATA]
-        used = unit[7] + 1
+        codec, used = unit[6], unit[7] + 1
         offset, length = u48(unit, 0), u32(unit, 8)
-        refuse_if(unit[6] != 0, 40, "not understood: unit %d: codec %d" %
-                  (u, unit[6]))
+        whole = used * self.page_size
+        refuse_if(codec != RAW and not (self.coded and codec == ZSTD), 40,
+                  "not understood: unit %d: codec %d" % (u, codec))
+        refuse_if(used > self.unit_size, 41, "unit %d: too many slots" % u)
         refuse_if(used <= k, 41, "unit %d: too few slots in use" % u)
-        refuse_if(length != used * self.page_size, 42,
+        refuse_if(length != whole if codec == RAW else
+                  length == 0 or length >= whole, 42,
                   "unit %d: number of bytes" % u)
         refuse_if(offset < data.offset or
-                  offset + length > data.offset + data.length or
-                  offset % self.page_size != 0, 43, "unit %d: offset" % u)
-        return offset
+                  offset + length > data.offset + data.length, 43,
+                  "unit %d: not inside the data" % u)
+        refuse_if(not self.coded and offset % self.page_size != 0, 43,
+                  "unit %d: offset" % u)
+        return codec, used, offset, length
 
-    def stored_page(self, page, slot):
-        """The bytes of a page in state stored, checked"""
+    def locate(self, page, slot):
+        """Where a page in state stored lies: unit, its head, k and CRC"""
         u, k = divmod(slot, self.unit_size)
         leaf = self.unit_leaf(u // self.leaf_units)
         at = 32 + (u % self.leaf_units) * self.unit_bytes
         unit = leaf[at:at + self.unit_bytes]
+        head = self.check_unit(u, unit, k)
         named, crc = self.unit_slot(unit, k)
-        refuse_if(named != page, 39, "slot %d is of another page than %s" %
-                  (slot, self.where(page)))
-        offset = self.check_unit(u, unit, k)
-        b = self.read(offset + k * self.page_size, self.page_size)
+        refuse_if(named != page, 39, "slot %d is of another page than %s, or "
+                  "of none" % (slot, self.where(page)))
+        return u, head + (u32(unit, 12),), k, crc
+
+    def decode(self, page, u, head):
+        """The pages of a unit of codec 1; page is that which is wanted"""
+        if u not in self.decoded:
+            _, used, offset, length, crc = head
+            stored = self.read(offset, length)
+            refuse_if(crc32c(stored) != crc, 44, "%s: wrong CRC of unit %d" %
+                      (self.where(page), u))
+            plain = zstd_decode(self.zstd, stored, used * self.page_size)
+            refuse_if(plain is None, 44, "%s: unit %d does not decode to the "
+                      "length it should" % (self.where(page), u))
+            if len(self.decoded) >= UNIT_CACHE:
+                self.decoded.clear()
+            self.decoded[u] = plain
+        return self.decoded[u]
+
+    def stored_page(self, page, slot):
+        """The bytes of a page in state stored, checked"""
+        u, head, k, crc = self.locate(page, slot)
+        if head[0] == ZSTD:
+            b = self.decode(page, u, head)[k * self.page_size:][:self.page_size]
+        else:
+            b = self.read(head[2] + k * self.page_size, self.page_size)
         refuse_if(crc32c(b) != crc, 44, "%s: wrong CRC" % self.where(page))
         return b
 
@@ -538,9 +703,52 @@ class Image:
                     continue
                 if state == ZERO:
                     yield p - low, None
+                elif state == ANCESTOR:
+                    yield p - low, self.ancestor_page(p, entry)
                 else:
-                    slot = self.slot_of_entry(p, state, entry)
+                    slot = self.slot_of_entry(p, entry)
                     yield p - low, self.stored_page(p, slot)
+
+
+def uuid_of(path):
+    """The UUID of the image there, or None if there is none"""
+    try:
+        with open(path, "rb") as f:
+            h = f.read(4096)
+            f.seek(-4096, os.SEEK_END)
+            b = f.read(4096)
+            length = f.tell()
+    except OSError:
+        return None
+    if len(b) == 4096 and length >= 8192 and h[:16] == HEADER_MAGIC and \
+            crc32c(h[:4092]) == u32(h, 4092) and b[:16] == FOOTER_MAGIC and \
+            crc32c(b[:4092]) == u32(b, 4092) and u64(b, 16) == length and \
+            u32(b, 100) == u32(h, 4092):
+        return b[32:48]
+    return None
+
+
+class Within:
+    """What is refused in here gets the name of the file before it"""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __enter__(self):
+        pass
+
+    def __exit__(self, kind, e, trace):
+        if isinstance(e, Refused):
+            raise Refused(e.number, "%s: %s" % (self.path, e.text)) from None
+
+
+class Ancestor:
+    """What section 21 says of one, and the image when it is open"""
+
+    def __init__(self, uuid, path):
+        self.uuid = uuid
+        self.path = path
+        self.image = None
 
 
 class Section:
@@ -565,7 +773,7 @@ FOUR_STATES = [bytes((x & 3, x >> 2 & 3, x >> 4 & 3, x >> 6))
                for x in range(256)]
 
 
-# --- checking the whole file (R29 to R53) -------------------------------------
+# --- checking the whole file (R29 to R56) -------------------------------------
 
 def check_zeros(img):
     refuse_if(not all_zero(img.read(4096, img.data_start - 4096)), 46,
@@ -575,43 +783,55 @@ def check_zeros(img):
 def check_sections(img):
     for s in img.sections.values():
         if s.type >= 16:
-            number = 45 if s.type <= TAIL else 47
+            number = 45 if s.type <= LABEL else 47
             refuse_if(not img.section_crc_ok(s), number,
                       "section %d: wrong CRC" % s.type)
 
 
 def check_unit_table(img):
-    """Every unit and slot; returns page numbers and CRCs by slot, unit CRCs"""
-    pages, crcs, unit_crcs = array("Q"), array("I"), array("I")
-    size, data = img.unit_size, img.sections[DATA].offset
+    """Every unit and slot; returns page numbers and CRCs by slot, unit heads"""
+    pages, crcs, heads = array("Q"), array("I"), []
+    size, data = img.unit_size, img.sections[DATA]
+    at_byte = data.offset
     for index in range(img.unit_leaf_count):
         leaf, count = img.read_unit_leaf(index)                 # R29, R35
         for i in range(count):
             u = index * img.leaf_units + i
             at = 32 + i * img.unit_bytes
             unit = leaf[at:at + img.unit_bytes]
-            used = min(size, img.slots - u * size)
-            offset = img.check_unit(u, unit, used - 1)          # R40 to R43
-            refuse_if(unit[7] + 1 != used, 48,
-                      "unit %d: slots in use" % u)
+            used = unit[7] + 1 if img.coded else \
+                min(size, img.slots - u * size)
+            head = img.check_unit(u, unit, used - 1)            # R40 to R43
+            _, told, offset, length = head
+            refuse_if(told != used, 48, "unit %d: slots in use" % u)
             # the number of bytes is right now, by R42
-            refuse_if(offset != data + u * size * img.page_size, 48,
-                      "unit %d: not at its place" % u)
+            refuse_if(offset != at_byte, 48, "unit %d: not at its place" % u)
+            at_byte += length
+            here = []
             for k in range(used):
                 page, crc = img.unit_slot(unit, k)              # R38
-                pages.append(page)
+                here.append(page)
                 crcs.append(crc)
+            pages.extend(here)
+            pages.extend([NOT_IN_USE] * (size - used))
+            crcs.extend([0] * (size - used))
             refuse_if(not all_zero(unit[16 + 9 * used:]), 49,
                       "unit %d: a slot that is not in use is not zero" % u)
-            unit_crcs.append(u32(unit, 12))
-    return pages, crcs, unit_crcs
+            heads.append(head + (u32(unit, 12),))
+    refuse_if(at_byte != data.offset + data.length, 48,
+              "the last unit does not end with the data")
+    return pages, crcs, heads
 
 
 def check_page_table(img, page_in_slot):
-    """Every node and leaf against the footer and the slots"""
+    """Every node and leaf against the footer and the slots
+
+    Returns page and entry of the pages in ancestors.
+    """
     counts = [0, 0, 0, 0]
     sums = {NODES: 0, LEAVES: 0}
     named = bytearray(img.slots)
+    elsewhere = []
     for first, count, states, entries in img.walk(0, img.pages, sums):
         if isinstance(states, int):
             counts[states] += count
@@ -620,47 +840,72 @@ def check_page_table(img, page_in_slot):
             counts[state] += states.count(state)
         at = 0
         for page, state in enumerate(states, first):
-            if state >= STORED:
-                slot = img.slot_of_entry(page, state,           # R36, R37
-                                         entries[at:at + 5])
-                at += 5
-                refuse_if(page_in_slot[slot] != page, 39,
-                          "slot %d is of another page than %s" %
-                          (slot, img.where(page)))
-                named[slot] = 1
+            if state < STORED:
+                continue
+            entry = entries[at:at + 5]
+            at += 5
+            if state == ANCESTOR:
+                refuse_if(entry[4] >= len(img.ancestors), 36,
+                          "%s: in ancestor %d" % (img.where(page), entry[4]))
+                elsewhere.append((page, entry))
+                continue
+            slot = img.slot_of_entry(page, entry)               # R37
+            refuse_if(page_in_slot[slot] != page, 39,
+                      "slot %d is of another page than %s, or of none" %
+                      (slot, img.where(page)))
+            named[slot] = 1
     for slot, yes in enumerate(named):
-        refuse_if(not yes, 39, "slot %d: its page does not lie there" % slot)
+        refuse_if(not yes and page_in_slot[slot] < DEAD, 39,
+                  "slot %d: its page does not lie there" % slot)
     for section, total in sums.items():
         refuse_if(total != img.sections[section].length, 50,
                   "section %d: not the sum of its parts" % section)
     refuse_if(counts[ZERO] != img.zero or counts[STORED] != img.stored or
               counts[ANCESTOR] != img.ancestor, 51,
               "footer: numbers of pages not those of the leaves")
+    return elsewhere
 
 
-def check_data(img, page_in_slot, crcs, unit_crcs):
-    """Every page, and the units by joining the CRCs of their pages"""
-    size, start = img.page_size, img.sections[DATA].offset
+def check_data(img, page_in_slot, crcs, heads):
+    """Every page, and raw units by joining the CRCs of their pages"""
+    size = img.page_size
     together = CrcJoin(size)
-    for u, unit_crc in enumerate(unit_crcs):
+    for u, head in enumerate(heads):
+        codec, used, offset, length, unit_crc = head
         first = u * img.unit_size
-        used = min(img.unit_size, img.slots - first)
-        b = img.read(start + first * size, used * size)
+        pages = page_in_slot[first:first + used]
+        if codec == ZSTD and min(pages) == DEAD:
+            refuse_if(crc32c(img.read(offset, length)) != unit_crc, 48,
+                      "unit %d: wrong CRC" % u)
+            continue
+        if codec == ZSTD:
+            b = img.decode(min(pages), u, head)
+        else:
+            b = img.read(offset, length)
         crc = 0
-        for k in range(used):
+        for k, page in enumerate(pages):
             found = crc32c(b[k * size:(k + 1) * size])
-            refuse_if(found != crcs[first + k], 44, "%s: wrong CRC" %
-                      img.where(page_in_slot[first + k]))
+            refuse_if(page != DEAD and found != crcs[first + k], 44, "%s: wrong CRC" %
+                      img.where(page))
             crc = together.join(crc, found)
-        refuse_if(crc != unit_crc, 48, "unit %d: wrong CRC" % u)
+        refuse_if(codec == RAW and crc != unit_crc, 48,
+                  "unit %d: wrong CRC" % u)
+
+
+def check_ancestors(img, elsewhere):
+    for k in range(len(img.ancestors)):
+        img.open_ancestor(k)                                    # R55
+    for page, entry in elsewhere:
+        img.ancestor_page(page, entry)                          # R44, R56
 
 
 def check(img):
     check_zeros(img)
     check_sections(img)
-    page_in_slot, crcs, unit_crcs = check_unit_table(img)
-    check_page_table(img, page_in_slot)
-    check_data(img, page_in_slot, crcs, unit_crcs)
+    page_in_slot, crcs, heads = check_unit_table(img)
+    elsewhere = check_page_table(img, page_in_slot)
+    check_data(img, page_in_slot, crcs, heads)
+    check_ancestors(img, elsewhere)
 
 
 # --- the commands -------------------------------------------------------------

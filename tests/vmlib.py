@@ -29,6 +29,7 @@ SKIP = 77               # exit status: the scenario cannot be run here
 DEAD_AFTER = 15         # seconds without a heartbeat after which a guest counts as hanging
 UNLIMITED = 10 ** 12    # bytes a second
 TOKEN = 'QEMU_SNAP_TEST'
+accel = 'tcg'           # of all guests; a program may set another
 
 
 class Failure(Exception):
@@ -247,7 +248,7 @@ class VM:
         qmp, qmp_peer = socket.socketpair()
         serial, serial_peer = socket.socketpair()
         command = [
-            qemu, '-accel', 'tcg', '-display', 'none', '-no-user-config', '-nodefaults',
+            qemu, '-accel', accel, '-display', 'none', '-no-user-config', '-nodefaults',
             '-no-reboot',
             '-chardev', 'socket,id=qmp,fd=%d' % qmp_peer.fileno(),
             '-mon', 'chardev=qmp,mode=control',
@@ -453,6 +454,8 @@ def add_common_options(parser, mem, load, timeout):
     add('--smp', type=int, default=1, metavar='N')
     add('--load', default=load, metavar='MODE,...')
     add('--save-args', default='', metavar='ARGS')
+    add('--base-args', metavar='ARGS',
+        help='a snapshot is saved with these before, and is the base of the other')
     add('--load-args', default='', metavar='ARGS')
     add('--image', metavar='FILE', help='kept; the default is not')
     add('--keep', action='store_true', help='keep the temporary directory')
@@ -533,7 +536,10 @@ class Scenario:
         """Save a running guest and see that it survives; end it; check the image."""
         args, f = self.args, self.figures
         f['kind'] = args.kind + ('+return-path' if args.return_path else '')
-        uri = self.tool('%s save %s' % (args.save_args, shlex.quote(self.image)))
+        words = args.save_args
+        if args.base_args is not None:
+            words += ' --base=' + shlex.quote(self.save_base(vm))
+        uri = self.tool('%s save %s' % (words, shlex.quote(self.image)))
         if args.kind == 'ordinary':
             uri = 'exec:tee %s | %s' % (shlex.quote(self.raw_file()),
                                         uri.replace('exec:exec ', ''))
@@ -565,6 +571,18 @@ class Scenario:
         f['check_s'] = '%.2f' % (now() - start)
         if check.returncode:
             raise Failure('check: exit status %d: %s' % (check.returncode, check.stdout))
+
+    def save_base(self, vm):
+        """Take a snapshot before, and let the guest go on for a while; the snapshot's name."""
+        path = self.directory + '/base.snap'
+        course = self.migrate(vm, self.tool('%s save %s' % (self.args.base_args,
+                                                            shlex.quote(path))), 'saving a base')
+        if course.status != 'completed':
+            raise Failure('save of a base: query-migrate says ' + course.status)
+        vm.wait_tools_gone(GONE_WITHIN)
+        self.goes_on(vm, 'after the save of a base')
+        self.figures['base_mib'] = '%.1f' % (os.stat(path).st_size / (1 << 20))
+        return path
 
     def raw_file(self):
         """The stream as QEMU wrote it; only kept of an ordinary migration."""

@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Make the first inputs of the fuzzers.
 
-usage: seeds.py DIR    writes DIR/stream/*, DIR/image/*, DIR/return/*
+usage: seeds.py DIR    writes DIR/stream/*, DIR/image/*, DIR/return/*, DIR/write/*, DIR/hot/*
 
 SNAP in the environment is the program; mkstream is to be built. The files in seeds/ are streams of
 QEMU's, see shorten.py.
 """
 
+import glob
 import os
 import struct
 import subprocess
@@ -56,6 +57,15 @@ IMAGES = {
     'gap': (['--page-size=8192', '--page-bits', '--block=a:2', '--json=0', '--devices=1'], []),
     'zero-leaves': (SMALL + ['--block=a:16400', '--zero=100'], []),
     'large-unit': (SMALL + ['--block=a:60', '--zero=0'], ['--unit-pages=256']),
+}
+
+# The same, if the program has it: pages that repeat, in units of which some are dead in part.
+CODED = {
+    'coded': (SMALL + ['--block=a:9', '--block=b:2', '--shuffle'], ['--unit-pages=4']),
+    'coded-single': (SMALL + ['--block=a:5', '--zero=40'], ['--unit-pages=1']),
+    'coded-large': (SMALL + ['--block=a:60', '--zero=0'], ['--unit-pages=256']),
+    'coded-late': (SMALL + ['--block=a:30', '--kind=ordinary', '--passes=3', '--late-data=50'],
+                   ['--unit-pages=8']),
 }
 
 
@@ -136,9 +146,51 @@ def messages():
     }
 
 
+def has_zstd():
+    """Was the program built with it?"""
+    with open(glob.glob(os.path.join(TOP, 'zstd.flags.*'))[0], encoding='ascii') as f:
+        return f.read().strip() != ''
+
+
+def chain(save, options, n):
+    """The files of a chain of n, the oldest one first; image_fuzz.c says how they are called.
+
+    That of three knows its ancestors from another directory than where they will be.
+    """
+    pages, files = [(b'm', i * 1024, i % 5) for i in range(40)], []
+    for i in range(n):
+        name = ('chain/b%d' % (n - 2 - i) if i < n - 1 else
+                'chain/new/image' if n > 2 else 'chain/image')
+        base = ['--base=' + files[-1]] if files else []
+        save(name, wide_stream([(b'm', 44 * 1024)], pages), ['--unit-pages=4'] + base + options[i])
+        files.append(name)
+        pages = [(b, at, (at >> 10) % 3 + 5 + i if (at >> 10) % (3 + i) == 0 else byte)
+                 for b, at, byte in pages]
+    data = b''
+    for name in files:
+        with open(name, 'rb') as f:
+            data += f.read()
+        os.unlink(name)
+    return data
+
+
+def hot_lists():
+    """As hot_fuzz.c takes them: a byte that says where they lie, then the file or section."""
+    def numbers(*pages):
+        return b''.join(struct.pack('<Q', p)[:5] for p in pages)
+
+    some = numbers(0, 5, 3, 3, 63)
+    return {
+        'none': b'\0' + b'qemu-snap hot 1\n' + bytes(28),
+        'some': b'\0' + b'qemu-snap hot 1\n' + bytes(16) + struct.pack('<Q', 5) + some + bytes(4),
+        'section': b'\1' + some,
+        'outside': b'\1' + numbers(1, 1 << 39),
+    }
+
+
 def main():
     base = os.path.abspath(sys.argv[1])
-    for kind in ('stream', 'image', 'return'):
+    for kind in ('stream', 'image', 'return', 'write', 'hot'):
         os.makedirs(os.path.join(base, kind), exist_ok=True)
     os.chdir(base)
     for key, options in STREAMS.items():
@@ -176,8 +228,25 @@ def main():
     for key, data in wide.items():
         save('image/' + key, data, ['--unit-pages=2'])
     save('image/example', tiny, ['--unit-pages=2'])
+    zstd = ['--compress=zstd:1'] if has_zstd() else []
+    for key, (of, options) in CODED.items() if zstd else ():
+        save('image/' + key, run([MKSTREAM] + of), zstd + options)
+    os.makedirs('chain/new')
+    for key, options in {'based': [[], [], []], 'based-coded': [zstd, zstd, zstd],
+                         'based-mixed': [zstd, [], zstd]}.items():
+        write('image/' + key, chain(save, options, 2))
+        write('image/' + key + '-3', chain(save, options, 3))
+    os.removedirs('chain/new')
+    for key, data in hot_lists().items():
+        write('hot/' + key, data)
+    # Noise; on that, what has the same CRCs; and on that, coded, half of the first again.
+    write('write/twins', bytes([40, 0, 0, 1, 2, 2, 0, 17, 0, 0, 2, 7, 39, 1, 2, 2, 0, 17, 0, 0, 4, 7,
+                                39, 1, 0, 2, 1, 17, 0, 0, 2, 7, 19]))
+    for i in range(24):
+        write('write/%d' % i, bytes((i * 37 + k * k * (i + 3) >> 3) & 255
+                                    for k in range(30 * i + 9)))
     os.chdir('image')
-    run([sys.executable, os.path.join(TOOLS, 'badimage.py'), 'example'])
+    run([sys.executable, os.path.join(TOOLS, 'badimage.py'), 'plain', 'example'])
 
 
 main()

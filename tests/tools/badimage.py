@@ -2,12 +2,14 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Make images that are wrong in one way each: all checksums around the lie are right.
 
-usage: badimage.py IMAGE        writes KIND.bad for each kind of lie, and prints a line with the kind
-                                and words of the message it should get
+usage: badimage.py plain|coded|based IMAGE
 
-IMAGE is that of tinystream.py with --unit-pages=2 and --reproducible.
+Writes KIND.bad for each kind of lie, and prints a line with the kind, the number of its rule in
+format.md (0: not told) and words of the message it should get.
 
-The offsets are those of the example in format.md.
+plain: IMAGE is that of tinystream.py with --unit-pages=2 and --reproducible; the offsets are those
+of the example in format.md. coded, based: those of format_test.sh, which tells what is in them; the
+bases that based images are led to get the UUID of the true one.
 """
 
 import struct
@@ -87,8 +89,8 @@ def head(at, fmt, value):
     return lambda i: i.head_field(at, fmt, value)
 
 
-def foot(at, fmt, value):
-    return lambda i: i.footer_put(at, fmt, value)
+def foot(at, fmt, *values):
+    return lambda i: i.footer_put(at, fmt, *values)
 
 
 def sec(index, field, value):
@@ -102,7 +104,8 @@ def poke(at, value, part):
 KINDS = {
     # header
     'head-incompat': (head(16, 'Q', 1 << 40), 'features this version does not know: 0x10000000000'),
-    'head-incompat-named': (head(16, 'Q', 3), '0x3 (a base image) (compression)'),
+    'head-incompat-more': (head(16, 'Q', 3 | 1 << 2), 'features this version does not know: 0x4'),
+    'head-ancestors': (head(16, 'Q', 1), 'do not agree on ancestors'),
     'head-page-size-0': (head(32, 'I', 0), 'impossible page size'),
     'head-page-size-odd': (head(32, 'I', 1025), 'impossible page size'),
     'head-page-size-huge': (head(32, 'I', 1 << 31), 'impossible page size'),
@@ -118,12 +121,12 @@ KINDS = {
     'foot-pages': (foot(56, 'Q', 1 << 63), 'impossible number of pages'),
     'foot-pages-other': (foot(56, 'Q', 3), 'RAM map and footer do not agree'),
     'foot-stored': (foot(64, 'Q', 0xffffffffffffffff), 'impossible number of pages'),
-    'foot-stored-0': (foot(64, 'Q', 0), 'room in the data that belongs to no page'),
+    'foot-stored-0': (foot(64, 'Q', 0), 'impossible number of slots'),
     'foot-zero-huge': (foot(72, 'Q', 0xffffffffffffffff), 'impossible number of pages'),
     'foot-zero-0': (foot(72, 'Q', 0), 'do not agree on the number of pages'),
     'foot-ancestor': (lambda i: (i.footer_put(72, 'Q', 0), i.footer_put(80, 'Q', 1)),
-                      'in another image'),
-    'foot-slots': (foot(88, 'Q', 1 << 39), 'room in the data that belongs to no page'),
+                      'pages lie in another image, and none is named'),
+    'foot-slots': (foot(88, 'Q', 1 << 39), 'impossible number of slots'),
     'foot-slots-and-stored': (lambda i: (i.footer_put(88, 'Q', 2), i.footer_put(64, 'Q', 2),
                                          i.footer_put(72, 'Q', 0)),
                               'data is not as long as it should be'),
@@ -177,7 +180,7 @@ KINDS = {
     'leaf-count': (poke(LEAF + 28, 2, LEAF), 'entries too many or too few'),
     'leaf-beyond': (poke(LEAF + 32, 0x16, LEAF), 'pages the guest does not have'),
     'leaf-more-stored': (poke(LEAF + 32, 0x0a, LEAF), 'entries too many or too few'),
-    'leaf-ancestor': (poke(LEAF + 32, 0x07, LEAF), 'in another image'),
+    'leaf-ancestor': (poke(LEAF + 32, 0x07, LEAF), 'lies in an ancestor that is not named'),
     'leaf-entry-huge': (poke(LEAF + 2080 + 4, 0xff, LEAF), 'outside of the data'),
     'leaf-padding': (poke(NODE - 1, 1, LEAF), 'padding of a page leaf'),
     'leaf-swapped': (poke(LEAF + 32, 0x09, LEAF), 'do not agree'),
@@ -187,11 +190,13 @@ KINDS = {
     'unit-off-huge': (poke(UNITS + 37, 0xff, UNITS), 'outside of the data'),
     'unit-off-odd': (poke(UNITS + 32, 1, UNITS), 'outside of the data'),
     'unit-codec': (poke(UNITS + 38, 1, UNITS), 'coded in a way this version does not know'),
-    'unit-slots': (poke(UNITS + 39, 1, UNITS), 'outside of the data'),
+    'unit-slots': (poke(UNITS + 39, 1, UNITS), 'unit of an impossible length'),
     'unit-slots-huge': (poke(UNITS + 39, 255, UNITS), 'outside of the data'),
     'unit-length': (poke(UNITS + 41, 8, UNITS), 'outside of the data'),
     'unit-crc': (poke(UNITS + 44, 0, UNITS), 'unit record and its slots do not agree'),
     'slot-page-other': (poke(UNITS + 48, 1, UNITS), 'do not agree'),
+    'slot-dead': (lambda i: (i.put(UNITS + 48, '5s', b'\xff' * 5), i.part(UNITS)),
+                  'names a page the guest does not have'),
     'slot-page-huge': (poke(UNITS + 52, 0xff, UNITS), 'names a page the guest does not have'),
     'slot-crc': (poke(UNITS + 53, 0, UNITS), 'fails its checksum'),
     'slot-unused': (poke(UNITS + 57, 1, UNITS), 'unused slot of a unit'),
@@ -199,15 +204,255 @@ KINDS = {
 }
 
 
+# ---- coded images ----
+
+SLOTS = 4                               # of a unit
+UNIT = 16 + 9 * SLOTS                   # bytes of one in the table
+NOBODY = b'\xff' * 5                    # the page number of a dead slot
+
+
+class Whole(Image):
+    """An image of which the places are looked up: one unit leaf, one leaf."""
+
+    def __init__(self, data):
+        super().__init__(data)
+        self.sec, f = {}, self.footer_at()
+        for n in range(struct.unpack_from('<I', data, f + 104)[0]):
+            kind, _, off, size, _ = struct.unpack_from('<IIQQQ', data, f + SECTION + 32 * n)
+            self.sec[kind] = (n, off, size)
+        self.data, self.units, self.leaf = (self.sec[k][1] for k in (1, 2, 3))
+
+    def get(self, at, fmt):
+        return struct.unpack_from('<' + fmt, self.b, at)[0]
+
+    def seal(self):
+        for kind in (2, 3):
+            _, off, size = self.sec[kind]
+            if size > 0:
+                self.part(off, off + size)
+        if 21 in self.sec:
+            n, off, size = self.sec[21]
+            self.section(n, 'crc', crc(self.b[off:off + size]))
+
+    def unit(self, u):
+        return self.units + 32 + u * UNIT
+
+    def slot(self, s):
+        return self.unit(s // SLOTS) + 16 + 9 * (s % SLOTS)
+
+    def stored_bytes(self, u):
+        at, size = self.get(self.unit(u), 'Q') & (1 << 48) - 1, self.get(self.unit(u) + 8, 'I')
+        return at, at + size
+
+    def unit_crc(self, u):
+        at, end = self.stored_bytes(u)
+        self.put(self.unit(u) + 12, 'I', crc(self.b[at:end]))
+
+    def state(self, page, state):
+        at, shift = self.leaf + 32 + page // 4, 2 * (page % 4)
+        self.b[at] = self.b[at] & ~(3 << shift) | state << shift
+
+    def entry_at(self, page):
+        """Of a guest of which all pages before the zero ones have entries."""
+        return self.leaf + 2080 + 5 * page
+
+    def entry(self, page, slot):
+        self.put(self.entry_at(page), '5s', slot.to_bytes(5, 'little'))
+
+    def counts(self, n, stored, zero):
+        self.put(self.leaf + 28, 'I', n)
+        self.footer_put(64, 'QQ', stored, zero)
+
+
+def put(place, arg, more, fmt, value):
+    """Put a value at a place, which is found by one of the functions of Whole."""
+    return lambda i: i.put(getattr(i, place)(arg) + more, fmt, value)
+
+
+def kill(i):
+    """No lie: page 8 is zero now, and its slot a dead one."""
+    entries = i.leaf + 2080
+    i.state(8, 1)
+    i.b[entries + 40:entries + 55] = i.b[entries + 45:entries + 55] + bytes(5)
+    i.counts(10, 10, 2)
+    i.put(i.slot(8), '5s', NOBODY)
+
+
+def kill_raw(i):
+    """The same with page 4, which lies in a raw unit: its bytes and their CRC stay."""
+    entries = i.leaf + 2080
+    i.state(4, 1)
+    i.b[entries + 20:entries + 55] = i.b[entries + 25:entries + 55] + bytes(5)
+    i.counts(10, 10, 2)
+    i.put(i.slot(4), '5s', NOBODY)
+
+
+def kill_raw_and_flip(i):
+    kill_raw(i)
+    i.put(i.stored_bytes(1)[0], 'B', 1)
+
+
+def one_less(i):
+    """The last unit has one page less than it decodes to; that page is zero now."""
+    i.state(10, 1)
+    i.put(i.leaf + 2080 + 50, '5s', bytes(5))
+    i.counts(10, 10, 2)
+    i.put(i.slot(10), '9s', bytes(9))
+    i.put(i.unit(2) + 7, 'B', 1)
+
+
+def one_more(i):
+    """The last unit has one page more than it decodes to; it was zero."""
+    i.state(11, 2)
+    i.entry(11, 11)
+    i.counts(12, 12, 0)
+    i.put(i.slot(11), '5s', (11).to_bytes(5, 'little'))
+    i.put(i.unit(2) + 7, 'B', 3)
+
+
+def dead_and_named(i):
+    i.put(i.slot(8), '5s', NOBODY)
+
+
+def unused_and_named(i):
+    i.put(i.slot(8), '5s', NOBODY)
+    i.entry(8, 11)
+
+
+def flipped(i):
+    at, _ = i.stored_bytes(0)
+    i.b[at + 1000] ^= 1
+
+
+def flipped_and_sealed(i):
+    flipped(i)
+    i.unit_crc(0)
+
+
+def all_dead(i):
+    for s in (8, 9, 10):
+        i.put(i.slot(s), '5s', NOBODY)
+
+
+def shorter(i):
+    i.put(i.unit(2) + 8, 'I', i.get(i.unit(2) + 8, 'I') - 1)
+    i.unit_crc(2)
+
+
+def moved(i):
+    i.put(i.unit(1), 'I', i.get(i.unit(1), 'I') - 1)
+    i.unit_crc(1)
+
+
+CODED = {
+    # no lie
+    'dead': (kill, 0, ''),
+    'dead-raw': (kill_raw, 0, ''),
+    # lies
+    'head-unit-large': (head(36, 'I', 128), 6, 'impossible unit size'),
+    'foot-slots-odd': (foot(88, 'Q', 13), 16, 'impossible number of slots'),
+    'foot-slots-few': (foot(88, 'Q', 8), 16, 'impossible number of slots'),
+    'foot-slots-huge': (foot(88, 'Q', 1 << 40), 16, 'impossible number of slots'),
+    'foot-ancestor': (foot(72, 'QQ', 0, 1), 16, 'pages lie in another image, and none is named'),
+    'head-ancestors': (head(16, 'Q', 3), 23, 'do not agree on ancestors'),
+    'entry-huge': (lambda i: i.entry(8, 12), 37, 'outside of the data'),
+    'slot-page-huge': (put('slot', 8, 0, 'B', 13), 38, 'names a page the guest does not have'),
+    'slot-page-other': (put('slot', 8, 0, 'B', 7), 39, 'do not agree'),
+    'slot-dead-and-named': (dead_and_named, 39, 'do not agree'),
+    'slot-unused-and-named': (unused_and_named, 39, 'do not agree'),
+    'unit-codec': (put('unit', 0, 6, 'B', 2), 40, 'coded in a way this version does not know'),
+    'unit-slots': (put('unit', 0, 7, 'B', 4), 41, 'outside of the data'),
+    'raw-length': (put('unit', 1, 8, 'I', 4 * 4096 - 1), 42, 'unit of an impossible length'),
+    'zstd-length-0': (put('unit', 0, 8, 'I', 0), 42, 'unit of an impossible length'),
+    'zstd-length-whole': (put('unit', 0, 8, 'I', 4 * 4096), 42, 'unit of an impossible length'),
+    'unit-off': (put('unit', 0, 0, 'I', 4095), 43, 'outside of the data'),
+    'unit-off-huge': (put('unit', 2, 5, 'B', 255), 43, 'outside of the data'),
+    'zstd-flipped': (flipped, 44, 'block m offset 0x0: page fails its checksum'),
+    'zstd-flipped-and-sealed': (flipped_and_sealed, 44, 'page fails its checksum'),
+    'zstd-long': (one_less, 44, 'block m offset 0x8000: page fails its checksum'),
+    'zstd-short': (one_more, 44, 'block m offset 0x8000: page fails its checksum'),
+    'zstd-crc': (put('unit', 0, 12, 'I', 1), 44, 'block m offset 0x0: page fails its checksum'),
+    'raw-page': (lambda i: i.put(i.stored_bytes(1)[0], 'B', 1), 44,
+                 'block m offset 0x4000: page fails its checksum'),
+    'raw-crc': (put('unit', 1, 12, 'I', 1), 48, 'unit record and its slots do not agree'),
+    'raw-dead': (put('slot', 4, 0, '5s', NOBODY), 39, 'do not agree'),
+    'all-dead': (all_dead, 39, 'do not agree'),
+    'dead-raw-flipped': (kill_raw_and_flip, 48, 'unit fails its checksum'),
+    'unit-moved': (moved, 48, 'unit record and its slots do not agree'),
+    'data-longer': (shorter, 48, 'data is longer than its units'),
+    'slot-unused': (put('slot', 11, 8, 'B', 1), 49, 'unused slot of a unit'),
+}
+
+# ---- images with a base ----
+
+
+def listed(at, fmt, value):
+    """Change the list of ancestors: number, UUID, length of the path, path `b`."""
+    return lambda i: i.put(i.sec[21][1] + at, fmt, value)
+
+
+def led_to(name):
+    return listed(22, 'c', name.encode())
+
+
+def without_feature(i):
+    i.head_field(16, 'Q', 0)
+    i.footer_put(72, 'QQ', i.get(i.footer_at() + 72, 'Q') + i.get(i.footer_at() + 80, 'Q'), 0)
+
+
+BASED = {
+    'bare': (without_feature, 23, 'do not agree on ancestors'),
+    'entry-ancestor': (put('entry_at', 0, 4, 'B', 1), 36, 'lies in an ancestor that is not named'),
+    'none': (listed(0, 'I', 0), 54, 'list of ancestors is damaged'),
+    'many': (listed(0, 'I', 256), 54, 'list of ancestors is damaged'),
+    'two': (listed(0, 'I', 2), 54, 'list of ancestors is damaged'),
+    'path-0': (listed(20, 'H', 0), 54, 'list of ancestors is damaged'),
+    'path-long': (listed(20, 'H', 2), 54, 'list of ancestors is damaged'),
+    'path-huge': (listed(20, 'H', 4096), 54, 'list of ancestors is damaged'),
+    'path-nul': (led_to('\0'), 54, 'list of ancestors is damaged'),
+    'nowhere': (led_to('n'), 55, 'needs the image with UUID'),
+    'other-uuid': (listed(4, 'B', 0), 55, 'b is not that'),
+    'other-blocks': (led_to('k'), 55, 'k: is of another guest'),
+    'other-page-size': (led_to('p'), 55, 'p: is of another guest'),
+    'other-state': (led_to('z'), 56, 'z: block m offset 0x0: is not stored here'),
+    'other-content': (led_to('c'), 56, 'c: block m offset 0x0: is not what it was'),
+    'other-crc': (put('entry_at', 0, 0, 'I', 1), 56, 'b: block m offset 0x0: is not what it was'),
+    'bad-base': (led_to('d'), 44, 'd: block m offset 0x0: page fails its checksum'),
+    'section-crc': (lambda i: i.section(i.sec[21][0], 'crc', 1), 45, 'section fails its checksum'),
+}
+
+
+def bases():
+    """All of them get the UUID of b."""
+    with open('b', 'rb') as f:
+        b = f.read()
+    for name in 'kpzc':
+        with open(name, 'r+b') as f:
+            i = Whole(f.read())
+            i.footer_put(32, '16s', b[-4064:-4048])
+            f.seek(0)
+            f.write(i.b)
+    i = Whole(b)
+    i.b[i.data + 100] ^= 1
+    with open('d', 'wb') as f:
+        f.write(i.b)
+
+
 def main():
-    with open(sys.argv[1], 'rb') as f:
+    mode = sys.argv[1]
+    with open(sys.argv[2], 'rb') as f:
         data = f.read()
-    for kind, (change, words) in KINDS.items():
-        image = Image(data)
+    if mode == 'based':
+        bases()
+    kinds = {'plain': KINDS, 'coded': CODED, 'based': BASED}[mode]
+    for kind, (change, *rule, words) in kinds.items():
+        image = Image(data) if mode == 'plain' else Whole(data)
         change(image)
+        if mode != 'plain' and kind != 'section-crc':
+            image.seal()
         with open(kind + '.bad', 'wb') as f:
             f.write(image.b)
-        print(kind, words)
+        print(kind, *rule or [0], words)
 
 
 main()

@@ -34,6 +34,9 @@
  *				(default 20, or what is left); data that is all
  *				zero; data first and ZERO in the last round; ZERO
  *				first and data in the last round.  The rest is data
+ *	--change=SEED:PCT	so many pages are drawn anew, what they are and hold; the
+ *				rest stays as it is without this.  Repeatable: the same
+ *				guest once more, and later
  *	--passes=N		rounds in which every page is sent (late ones need
  *				two), with new contents each time
  *	--shuffle		pages out of turn in the scan, as guests' faults are
@@ -59,7 +62,8 @@ enum {
 	OUT_SIZE = 256 << 10,
 	PAGE_MAX = 65536,
 	BODY_MAX = 8192,
-	BLOCKS_MAX = 4096
+	BLOCKS_MAX = 4096,
+	CHANGES_MAX = 64
 };
 
 enum { START = 1, PART, END, FULL };
@@ -95,7 +99,7 @@ static const char *const bad_name[NBAD] = {
 enum class { C_ABSENT, C_ZERO, C_ZERODATA, C_LATE_ZERO, C_LATE_DATA, C_DATA };
 
 /* What draws of mix() are for, so that they are independent. */
-enum { FOR_CLASS = 1, FOR_DIRTY, FOR_BODY, FOR_SIZE, FOR_ORDER, FOR_CONTENT };
+enum { FOR_CLASS = 1, FOR_DIRTY, FOR_BODY, FOR_SIZE, FOR_ORDER, FOR_CONTENT, FOR_CHANGE };
 
 struct block {
 	char name[256];
@@ -126,6 +130,9 @@ static const struct { const char *name; uint32_t sid, version; } iterables[NITER
 static const char early_name[] = "0000:00:03.0/virtio-mem-device-early";
 enum { EARLY_SIZE = 36 + 2 * 8 };
 
+static struct { uint64_t seed, pct; } changes[CHANGES_MAX];
+static size_t nchanges;
+
 static struct block blocks[BLOCKS_MAX];
 static size_t nblocks;
 static uint64_t npages;
@@ -149,11 +156,17 @@ scramble(uint64_t x)
 	return x ^ x >> 31;
 }
 
-/* A number that depends on the seed, what it is for, and n. */
+/* A number that depends on a seed, what it is for, and n. */
+static uint64_t
+mix_from(uint64_t seed, unsigned what, uint64_t n)
+{
+	return scramble(scramble(seed + what * 0x9e3779b97f4a7c15) + n * 0xd1342543de82ef95);
+}
+
 static uint64_t
 mix(unsigned what, uint64_t n)
 {
-	return scramble(scramble(opt.seed + what * 0x9e3779b97f4a7c15) + n * 0xd1342543de82ef95);
+	return mix_from(opt.seed, what, n);
 }
 
 /* 0 to n - 1, from the upper half of a mixed number. */
@@ -161,6 +174,21 @@ static uint64_t
 below(uint64_t mixed, uint64_t n)
 {
 	return (mixed >> 32) * n >> 32;
+}
+
+/* What page n is drawn from: the seed, or that of the last change that meets it. */
+static uint64_t
+seed_of(uint64_t n)
+{
+	size_t i;
+	uint64_t seed;
+
+	for (i = nchanges; i-- > 0;) {
+		seed = scramble(~changes[i].seed);
+		if (below(mix_from(seed, FOR_CHANGE, n), 100) < changes[i].pct)
+			return seed;
+	}
+	return opt.seed;
 }
 
 /* The next number that decides about the order of things. */
@@ -557,7 +585,7 @@ class_of(uint64_t n)
 {
 	static const enum class order[] =
 	    { C_ABSENT, C_ZERO, C_ZERODATA, C_LATE_ZERO, C_LATE_DATA };
-	uint64_t r = below(mix(FOR_CLASS, n), 100);
+	uint64_t r = below(mix_from(seed_of(n), FOR_CLASS, n), 100);
 	size_t i;
 
 	for (i = 0; i < sizeof order / sizeof order[0]; i++) {
@@ -571,7 +599,7 @@ class_of(uint64_t n)
 static void
 make_page(uint64_t n, uint64_t round)
 {
-	const uint64_t h = mix(FOR_CONTENT, n * 64 + round);
+	const uint64_t h = mix_from(seed_of(n), FOR_CONTENT, n * 64 + round);
 
 	if (h % 16 == 0) {
 		memset(page, 0, opt.page_size);
@@ -937,6 +965,21 @@ number(const char *s, uint64_t min, uint64_t max)
 	return v;
 }
 
+/* SEED:PCT. */
+static void
+add_change(const char *v)
+{
+	char *end;
+
+	if (nchanges == CHANGES_MAX)
+		die("too many changes", "");
+	errno = 0;
+	changes[nchanges].seed = strtoull(v, &end, 0);
+	if (*v < '0' || *v > '9' || *end != ':' || errno != 0)
+		die("bad --change: ", v);
+	changes[nchanges++].pct = number(end + 1, 0, 100);
+}
+
 static void
 default_blocks(void)
 {
@@ -1011,6 +1054,8 @@ parse_option(const char *arg)
 		if ((colon = strrchr(v, ':')) == NULL)
 			die("no number of pages: ", v);
 		add_block(v, (size_t)(colon - v), number(colon + 1, 1, UINT64_MAX));
+	} else if ((v = value_of(arg, "--change")) != NULL) {
+		add_change(v);
 	} else if ((v = value_of(arg, "--kind")) != NULL) {
 		opt.ordinary = strcmp(v, "ordinary") == 0;
 		if (!opt.ordinary && strcmp(v, "background") != 0)

@@ -71,7 +71,6 @@ submit(struct aio *a, struct item *it, unsigned number, int fd)
 	memset(r, 0, sizeof *r);
 	it->number = number;
 	it->worked = 0;
-	r->fd = fd;
 	r->arg = it;
 	r->work = work;
 	r->run = it->run;
@@ -93,6 +92,7 @@ submit(struct aio *a, struct item *it, unsigned number, int fd)
 		break;
 	}
 	r->nrun = 2;
+	it->run[0].fd = it->run[1].fd = fd;
 	it->run[0].buf = it->buf;
 	it->run[1].buf = it->buf + PIECE;
 	it->run[0].len = it->run[1].len = PIECE;

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * hot.h -- the hot list: which pages a guest first asked for after a revert, in that order.
+ *
+ * It lies in a file beside the image, or in a section of the image itself.
+ */
+#ifndef HOT_H
+#define HOT_H
+
+#include <stdint.h>
+
+#include "image.h"
+
+struct hot_list {
+	uint8_t *page;		/* page numbers, 40 bits each */
+	uint64_t n, cap;
+};
+
+/* The name of the list beside an image, to be freed by the caller; NULL: out of memory. */
+char *hot_beside(const char *image);
+/*
+ * The list beside the image, or where there is none, in it; an empty one if there is neither.
+ * One that is damaged, or another image's, is named and not used.  0, or SNAP_ESYS.
+ */
+int hot_find(struct hot_list *l, struct image *im);
+/* How many pages the one in the image has. */
+uint64_t hot_embedded(const struct image *im);
+/* As the bytes of a section; *len is 0 if there is none. */
+const uint8_t *hot_bytes(const struct hot_list *l, size_t *len);
+/* Page number i. */
+uint64_t hot_page(const struct hot_list *l, uint64_t i);
+void hot_set(struct hot_list *l, uint64_t i, uint64_t page);
+/* Add a page; when there is no memory, or the list is long enough, it stays as it is. */
+void hot_add(struct hot_list *l, uint64_t page);
+/* May name be written?  0, or SNAP_ESYS, with a message. */
+int hot_may_write(const char *name);
+/* Write the list of im in one step.  0, or SNAP_ESYS. */
+int hot_write(const struct hot_list *l, const char *name, const struct image *im);
+void hot_free(struct hot_list *l);
+
+#endif

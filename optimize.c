@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * optimize.c -- an image is written anew: hot pages first and together, the rest in the
+ * order of the guest; with the codec and on the base that are asked for.
+ *
+ * Zero pages are entered in passing, while the scan looks for pages to read.
+ */
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "hot.h"
+#include "image.h"
+#include "marks.h"
+#include "options.h"
+#include "snap.h"
+
+struct optimize {
+	const struct options *opt;
+	struct image *im, *base;
+	struct image_writer *out;
+	struct hot_list hot;
+	uint64_t hot_at, page;	/* the next to be looked at */
+	struct marks done;	/* pages of the hot list */
+};
+
+static volatile sig_atomic_t got_signal;
+
+static void
+note_signal(int sig)
+{
+	got_signal = sig;
+}
+
+/* The next page that has bytes: 1, 0 or < 0. */
+static int
+next_page(void *arg, uint64_t *page, int *state, uint64_t *entry)
+{
+	struct optimize *z = arg;
+	int err;
+
+	while (z->hot_at < z->hot.n) {
+		*page = hot_page(&z->hot, z->hot_at++);
+		if (marked(&z->done, *page))
+			continue;
+		if ((*state = image_lookup(z->im, *page, entry)) < 0)
+			return *state;
+		if (*state < PAGE_STORED)
+			continue;
+		return (err = mark(&z->done, *page)) != 0 ? err : 1;
+	}
+	while ((*state = image_next_present(z->im, &z->page, entry)) != PAGE_ABSENT) {
+		if (*state < 0)
+			return *state;
+		*page = z->page++;
+		if (*state == PAGE_ZERO) {
+			if ((err = image_zero(z->out, *page)) != 0)
+				return err;
+		} else if (!marked(&z->done, *page))
+			return 1;
+	}
+	return 0;
+}
+
+static int
+copy_pages(struct optimize *z)
+{
+	struct image_scan *scan = scan_new(z->im, z->opt->threads, NULL);
+	uint32_t size = image_ram(z->im)->page_size;
+	struct image_fetch *f;
+	uint64_t n = 0;
+	unsigned i;
+	uint8_t *room;
+	int r = SNAP_ESYS, err = 0;
+
+	if (scan != NULL)
+		scan_order(scan, next_page, z);
+	while (scan != NULL && err == 0 && (r = scan_next(scan, &f)) == 1) {
+		err = fetch_check(f);
+		for (i = 0; i < f->n && err == 0; i++, n++) {
+			if ((room = image_room(z->out)) == NULL) {
+				err = SNAP_ESYS;
+				break;
+			}
+			memcpy(room, fetch_data(f, i), size);
+			image_put(z->out, f->page[i]);
+		}
+		if (err == 0 && got_signal != 0) {
+			snap_warnx("%s: signal %d: given up", z->opt->file[1], (int)got_signal);
+			err = SNAP_ESYS;
+		}
+	}
+	scan_free(scan);
+	if (err == 0 && r == 0 &&
+	    n != image_footer(z->im)->stored + image_footer(z->im)->ancestor) {
+		snap_warnx("%s: page table and footer do not agree", image_path(z->im));
+		return SNAP_EDATA;
+	}
+	return err != 0 ? err : r;
+}
+
+enum {
+	KEPT = 4,
+	KEPT_MAX = 16 << 20	/* bytes; a save takes no more either */
+};
+
+/* What is not RAM, as it is; and the hot list. */
+static int
+copy_rest(struct optimize *z)
+{
+	static const uint32_t types[KEPT] = { SEC_PREAMBLE, SEC_PROLOGUE, SEC_ITERABLES, SEC_HOT };
+	const struct image_footer *f = image_footer(z->im);
+	const struct section *s, *tail = footer_section(f, SEC_TAIL);
+	struct image_bytes b[KEPT];
+	uint8_t *buf[KEPT] = { NULL, NULL, NULL, NULL }, piece[16384];
+	uint64_t done;
+	size_t n, i;
+	int err = 0;
+
+	for (i = 0; i < KEPT && err == 0; i++) {
+		b[i].type = types[i];
+		b[i].len = 0;
+		if (types[i] == SEC_HOT) {
+			b[i].buf = hot_bytes(&z->hot, &b[i].len);
+			continue;
+		}
+		if ((s = footer_section(f, types[i])) == NULL)
+			continue;
+		b[i].buf = buf[i] = s->len > KEPT_MAX ? NULL : malloc((size_t)s->len + 1);
+		b[i].len = (size_t)s->len;
+		if (buf[i] == NULL) {
+			snap_warnx("%s: no memory for a section of %llu bytes",
+			    image_path(z->im), (unsigned long long)s->len);
+			err = SNAP_ESYS;
+		} else
+			err = image_read(z->im, s, 0, buf[i], b[i].len);
+	}
+	if (err == 0)
+		err = image_seal(z->out, b, KEPT, f->flags);
+	for (i = 0; i < KEPT; i++)
+		free(buf[i]);
+	for (done = 0; done < tail->len && err == 0; done += n) {
+		n = tail->len - done < sizeof piece ? (size_t)(tail->len - done) : sizeof piece;
+		if ((err = image_read(z->im, tail, done, piece, n)) == 0)
+			err = image_tail(z->out, piece, n);
+	}
+	return err != 0 ? err : image_commit(z->out, tail->extra);
+}
+
+static int
+optimize(struct optimize *z)
+{
+	const struct options *o = z->opt;
+	struct image_options opt;
+	int err;
+
+	if ((z->im = image_open(o->file[0], o->io_flags, &err)) == NULL ||
+	    (err = image_open_ancestors(z->im)) != 0 ||
+	    (err = image_check_sections(z->im, NULL)) != 0)
+		return err;
+	if (image_is_in_chain(z->im, o->file[1])) {
+		snap_warnx("%s: is the image itself, or an ancestor of it, and is not replaced",
+		    o->file[1]);
+		return SNAP_ESYS;
+	}
+	if (o->base != NULL && ((z->base = image_open(o->base, 0, &err)) == NULL ||
+	    (err = image_open_ancestors(z->base)) != 0))
+		return err;
+	if (!o->no_hot && (err = hot_find(&z->hot, z->im)) != 0)
+		return err;
+	if ((err = marks_init(&z->done, image_ram(z->im)->npages)) != 0)
+		return err;
+	options_for_image(o, &opt);
+	opt.time = image_footer(z->im)->time;
+	opt.base = z->base;
+	if (!o->have_codec && (image_header(z->im)->incompat & FEATURE_CODEC)) {
+		opt.codec = codec_numbered(CODEC_ZSTD);
+		opt.level = opt.codec->usual;
+	}
+	if ((z->out = image_create(o->file[1], &opt)) == NULL)
+		return SNAP_ESYS;
+	if ((err = image_begin(z->out, image_ram(z->im))) != 0 ||
+	    (err = copy_pages(z)) != 0)
+		return err;
+	return copy_rest(z);
+}
+
+int
+run_optimize(const struct options *o)
+{
+	struct optimize z;
+	int err;
+
+	memset(&z, 0, sizeof z);
+	z.opt = o;
+	on_signals_to_end(note_signal);
+	err = optimize(&z);
+	image_free(z.out);
+	image_close(z.base);
+	image_close(z.im);
+	hot_free(&z.hot);
+	marks_free(&z.done);
+	return err;
+}

@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * verify.c -- is an image whole?  Every byte of it that reading its pages does not
+ * reach, and whether all its parts agree.
+ */
+#include "reader.h"
+
+#include <stdlib.h>
+
+#include "codec.h"
+#include "crc32c.h"
+
+/* Check a section that has a checksum as a whole, without holding it. */
+static int
+check_section(struct image *im, const struct section *s)
+{
+	uint8_t buf[16384];
+	uint64_t done;
+	uint32_t crc = 0;
+	size_t n;
+	int err;
+
+	for (done = 0; done < s->len; done += n) {
+		n = s->len - done < sizeof buf ? (size_t)(s->len - done) : sizeof buf;
+		if ((err = image_read_at(im, buf, n, s->off + done)) != 0)
+			return err;
+		crc = crc32c(crc, buf, n);
+	}
+	return crc == s->crc ? 0 : image_bad(im, s->off, "section fails its checksum");
+}
+
+int
+image_check_sections(struct image *im, unsigned *faults)
+{
+	uint32_t i;
+	int err;
+
+	for (i = 0; i < im->foot.nsec; i++) {
+		if (im->foot.sec[i].type < SEC_WHOLE)
+			continue;
+		err = check_section(im, &im->foot.sec[i]);
+		if (err == SNAP_EDATA && faults != NULL)
+			++*faults;
+		else if (err != 0)
+			return err;
+	}
+	return 0;
+}
+
+/* The gap between header and data must be zero. */
+static int
+check_gap(struct image *im)
+{
+	uint8_t buf[4096];
+	uint64_t off;
+	size_t i;
+	int err;
+
+	for (off = HEADER_SIZE; off < im->head.data_off; off += sizeof buf) {
+		if ((err = image_read_at(im, buf, sizeof buf, off)) != 0)
+			return err;
+		for (i = 0; i < sizeof buf; i++)
+			if (buf[i] != 0)
+				return image_bad(im, off + i, "padding is not zero");
+	}
+	return 0;
+}
+
+/* Are its stored bytes what they were?  For what no page is read of. */
+static int
+check_stored(struct image *im, const struct unit_record *r)
+{
+	uint8_t *buf = malloc(CODED_MAX);
+	int err;
+
+	if (buf == NULL)
+		return image_no_memory(im);
+	if ((err = image_read_at(im, buf, r->len, r->off)) == 0 &&
+	    crc32c(0, buf, r->len) != r->crc)
+		err = image_bad(im, r->off, "unit fails its checksum");
+	free(buf);
+	return err;
+}
+
+/*
+ * Every unit record must be what the slots in it say, and units must follow one another;
+ * *end is where the last one ended.  Pages are verified when they are read; what dead slots
+ * hold, here.
+ */
+static int
+check_unit(struct image *im, const uint8_t *leaf, uint64_t index,
+    const struct crc32c_join *join, uint64_t *end)
+{
+	const struct unit_shape *us = &im->shape;
+	unsigned u = (unsigned)(index % us->per_leaf), i, n, dead = 0;
+	uint64_t at = footer_section(&im->foot, SEC_UNITS)->off +
+	    index / us->per_leaf * us->leaf_size + PART_HEADER + (uint64_t)u * us->size;
+	struct unit_record r;
+	const char *why;
+	uint32_t crc, all = 0;
+	uint64_t page;
+
+	unit_get(us, leaf, u, &r);
+	n = image_is_coded(im) ? r.count + 1u :
+	    share_of(im->foot.slots, us->pages, index);
+	for (i = 0; i < us->pages; i++) {
+		slot_get(us, leaf, u * us->pages + i, &page, &crc);
+		if (i >= n && (page != 0 || crc != 0))
+			return image_bad(im, at, "unused slot of a unit is not zero");
+		if (i < n)
+			all = i == 0 ? crc : crc32c_join(join, all, crc);
+		dead += i < n && page == DEAD_PAGE;
+	}
+	if ((why = image_unit_fault(im, &r)) != NULL)
+		return image_bad(im, at, why);
+	if (r.off != *end || r.count != n - 1 || (r.codec == CODEC_RAW && r.crc != all))
+		return image_bad(im, at, "unit record and its slots do not agree");
+	*end += r.len;
+	return dead > 0 && image_is_coded(im) ? check_stored(im, &r) : 0;
+}
+
+static uint64_t
+unit_off(const struct image *im, const uint8_t *leaf, uint64_t index)
+{
+	struct unit_record r;
+
+	unit_get(&im->shape, leaf, (unsigned)(index % im->shape.per_leaf), &r);
+	return r.off;
+}
+
+static int
+check_units(struct image *im, unsigned *faults)
+{
+	const struct section *data = footer_section(&im->foot, SEC_DATA);
+	const struct unit_shape *us = &im->shape;
+	uint64_t units = image_units(im), i, end = data->off;
+	struct crc32c_join join;
+	const uint8_t *leaf;
+	int err;
+
+	crc32c_join_init(&join, im->head.page_size);
+	for (i = 0; i < units; i++) {
+		err = image_need_units(im, i / us->per_leaf, &leaf);
+		if (err == SNAP_EDATA) {	/* one fault, the whole leaf */
+			++*faults;
+			i = (i / us->per_leaf + 1) * us->per_leaf - 1;
+			end = UINT64_MAX;
+			continue;
+		}
+		if (err != 0)
+			return err;
+		if (end == UINT64_MAX)	/* behind damage: begin anew */
+			end = unit_off(im, leaf, i);
+		if ((err = check_unit(im, leaf, i, &join, &end)) == SNAP_ESYS)
+			return err;
+		if (err != 0) {
+			++*faults;
+			end = UINT64_MAX;
+		}
+	}
+	if (*faults == 0 && end != data->off + data->len)
+		*faults += image_bad(im, end, "data is longer than its units") != 0;
+	return 0;
+}
+
+/* Count the pages of every leaf; a table must be just as long as its parts. */
+static int
+check_pages(struct image *im, unsigned *faults)
+{
+	const struct section *leaves = footer_section(&im->foot, SEC_PAGES);
+	const struct section *nodes = footer_section(&im->foot, SEC_NODES);
+	uint64_t count[4] = { 0, 0, 0, 0 }, i, leaves_len = 0, nodes_len = 0;
+	struct page_leaf *leaf;
+	uint16_t granules;
+	uint32_t n, k;
+	int err;
+
+	for (k = 0; k < im->nnodes; k++) {
+		if (image_part_len(im->node_len[k]) > 0 && im->node_at[k] != nodes->off + nodes_len)
+			*faults += image_bad(im, nodes->off,
+			    "nodes do not follow one another") != 0;
+		nodes_len += image_part_len(im->node_len[k]);
+	}
+	for (i = 0; i < im->nleaves; i++) {
+		k = (uint32_t)(i / NODE_LEAVES);
+		if (im->node_len[k] <= 1) {	/* there may be thousands of these */
+			count[im->node_len[k] == 1 ? PAGE_ZERO : PAGE_ABSENT] +=
+			    share_of(im->ram.npages, (uint64_t)NODE_LEAVES * LEAF_PAGES, k);
+			i += NODE_LEAVES - 1;
+			continue;
+		}
+		n = share_of(im->ram.npages, LEAF_PAGES, i);
+		leaf = NULL;
+		err = image_need_leaf(im, i, &granules, &leaf);
+		if (err == SNAP_ESYS)
+			return err;
+		if (err != 0) {
+			++*faults;
+			if (im->node[i / NODE_LEAVES] == NULL)	/* a node: skip all of it */
+				i = (i / NODE_LEAVES + 1) * NODE_LEAVES - 1;
+			continue;
+		}
+		if (granules > 1 && image_leaf_at(im->node[i / NODE_LEAVES],
+		    (uint32_t)(i % NODE_LEAVES)) != leaves->off + leaves_len)
+			*faults += image_bad(im, leaves->off,
+			    "page leaves do not follow one another") != 0;
+		leaves_len += image_part_len(granules);
+		if (granules > 1)
+			leaf_count(leaf, n, count);
+		else
+			count[granules == 1 ? PAGE_ZERO : PAGE_ABSENT] += n;
+		if (granules > 1) {	/* do not keep it: memory stays small */
+			leaf_free(leaf);
+			im->node[i / NODE_LEAVES]->leaf[i % NODE_LEAVES] = NULL;
+			im->held -= image_part_len(granules);
+		}
+	}
+	if (*faults == 0 && (count[PAGE_STORED] != im->foot.stored ||
+	    count[PAGE_ZERO] != im->foot.zero ||
+	    count[PAGE_ANCESTOR] != im->foot.ancestor)) {
+		image_bad(im, im->foot.file_len - FOOTER_SIZE,
+		    "footer and page table do not agree on the number of pages");
+		++*faults;
+	}
+	if (*faults == 0 && (leaves_len != leaves->len || nodes_len != nodes->len)) {
+		image_bad(im, leaves->off,
+		    "page table is longer than its leaves");
+		++*faults;
+	}
+	return 0;
+}
+
+int
+image_check_tables(struct image *im, unsigned *faults)
+{
+	int err;
+
+	if ((err = check_gap(im)) != 0 && err != SNAP_EDATA)
+		return err;
+	*faults += err != 0;
+	if ((err = image_check_sections(im, faults)) == 0 &&
+	    (err = check_units(im, faults)) == 0)
+		err = check_pages(im, faults);
+	return err;
+}
