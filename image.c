@@ -469,7 +469,8 @@ reaped(struct image_writer *w, struct aio_req *r)
 	if (r->error != 0 && b->kind == BATCH_PREPARED && r->op == AIO_READ) {
 		b->old.req.error = r->error;
 		b->old.req.error_off = r->error_off;
-		writer_fail(w, fetch_check(&b->old));
+		if (w->failed == 0)
+			writer_fail(w, fetch_check(&b->old));
 	} else if (r->error != 0)
 		writer_fail_write(w, r->error, r->error_off);
 	if (w->failed != 0 || r->op == AIO_WRITE) {
@@ -757,18 +758,17 @@ make_batches(struct image_writer *w)
 		b->run = malloc(w->per_batch * sizeof *b->run);
 		w->freed[i].slot = malloc(ITEMS_MAX * sizeof *w->freed[i].slot);
 		b->entry = malloc(w->per_batch * sizeof *b->entry);
-		if (b->buf == NULL || b->item == NULL || b->crc == NULL ||
-		    b->run == NULL || b->entry == NULL || w->freed[i].slot == NULL)
-			return -1;
-		if (w->opt.codec != NULL && units_init(w, b) != 0)
-			return -1;
 		if (w->opt.base != NULL) {
 			b->old_of = malloc(w->per_batch * sizeof *b->old_of);
-			if (b->old_of == NULL ||
-			    fetch_init(&b->old, w->opt.base, w->per_batch) != 0)
-				return -1;
+			if (fetch_init(&b->old, w->opt.base, w->per_batch) != 0)
+				return writer_fail(w, SNAP_ESYS);
 			b->old.serial = 1;
 		}
+		if (b->buf == NULL || b->item == NULL || b->crc == NULL ||
+		    b->run == NULL || b->entry == NULL || w->freed[i].slot == NULL ||
+		    (w->opt.base != NULL && b->old_of == NULL) ||
+		    (w->opt.codec != NULL && units_init(w, b) != 0))
+			return writer_fail_sys(w, ENOMEM, "buffers");
 		b->req.arg = b;
 		b->req.run = b->run;
 		writer_give_back(w, b);
@@ -817,9 +817,10 @@ image_begin(struct image_writer *w, const struct ram_map *ram)
 		w->nbatch /= 2;	/* each takes twice the memory */
 	w->nbatch = w->nbatch < 2 ? 2 : w->nbatch > BATCHES ? BATCHES : w->nbatch;
 	w->ring = aio_new(w->opt.threads, w->nbatch + 1);
-	if (w->node == NULL || w->append_buf == NULL || w->ring == NULL ||
-	    make_batches(w) != 0)
+	if (w->node == NULL || w->append_buf == NULL || w->ring == NULL)
 		return writer_fail_sys(w, ENOMEM, "buffers");
+	if (make_batches(w) != 0)
+		return w->failed;
 	open_data(w);
 	warn_of_room(w);
 	if ((err = io_pwrite(w->fd, head, sizeof head, 0)) != 0)

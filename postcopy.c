@@ -1386,28 +1386,34 @@ by_place(const void *a, const void *b)
 }
 
 /* The order of the pages that go before the guest runs is the disk's, not the guest's. */
-static void
+static int
 sort_early(struct server *p)
 {
 	struct early_page *e;
 	uint64_t i;
+	int err = 0;
 
 	p->early = EARLY_SIZE / p->ram->page_size;
 	if (p->early > p->hot.n)
 		p->early = p->hot.n;
 	if ((e = calloc((size_t)p->early + 1, sizeof *e)) == NULL)
-		return;
+		return 0;
 	for (i = 0; i < p->early; i++) {
 		e[i].page = hot_page(&p->hot, i);
-		e[i].state = image_lookup(p->im, e[i].page, &e[i].entry);
-		/* An ancestor is best read in the guest's order; what is bad is met again. */
-		if (e[i].state != PAGE_STORED)
+		if ((e[i].state = image_lookup(p->im, e[i].page, &e[i].entry)) < 0) {
+			err = e[i].state;
+			break;
+		}
+		if (e[i].state != PAGE_STORED)	/* an ancestor is best read in the guest's order */
 			e[i].entry = e[i].page;
 	}
-	qsort(e, (size_t)p->early, sizeof *e, by_place);
-	for (i = 0; i < p->early; i++)
-		hot_set(&p->hot, i, e[i].page);
+	if (err == 0) {
+		qsort(e, (size_t)p->early, sizeof *e, by_place);
+		for (i = 0; i < p->early; i++)
+			hot_set(&p->hot, i, e[i].page);
+	}
 	free(e);
+	return err;
 }
 
 /* Up to RUN, with the first pages if --postcopy=PERCENT or a hot list wants them. */
@@ -1419,7 +1425,10 @@ start(struct server *p)
 
 	p->goal = stored / 100 * (unsigned)p->opt->percent +
 	    stored % 100 * (unsigned)p->opt->percent / 100;
-	sort_early(p);
+	if ((err = sort_early(p)) != 0) {
+		stream_reject(STDOUT_FILENO, 0);
+		return err;
+	}
 	if ((err = begin(p)) != 0)
 		return err;
 	if ((p->goal > 0 || p->early > 0) && ((err = out_begin(&p->out, SECTION_PART)) != 0 ||

@@ -15,7 +15,7 @@ LIMIT=30	# seconds: no run takes as long
 setUp() {
 	enter
 	: >complaints
-	SNAP_FAULT='' SNAP_FAULT_COUNT=$dir/count options='' runs=0
+	SNAP_FAULT='' SNAP_FAULT_COUNT=$dir/count options='' how='' runs=0
 	export SNAP_FAULT SNAP_FAULT_COUNT
 }
 tearDown() {
@@ -88,14 +88,15 @@ no_cause() {
 # ---- save ----
 
 # The stream of OPTIONS as two files, ram without the end of what comes behind the RAM; an older
-# image, and what the new one has to be.
+# image, and what the new one has to be, if it is saved with the options in how.
 prepare_save() {
 	mk s --devices=1 --json=1000 "$@"
 	head -c $(($(size_of s) - 10000)) s >ram
 	tail -c 10000 s >tail
 	mk o --seed=99 --block=a:20
 	save old o --reproducible
-	save new s --reproducible --cluster-size=64K
+	# shellcheck disable=SC2086
+	save new s --reproducible --cluster-size=64K $how
 	run "$SNAP" check old new
 	assertEquals "$(cat err)" 0 "$status"
 	cp old i
@@ -105,7 +106,7 @@ op_save() {
 	rm -f fed
 	# shellcheck disable=SC2086
 	{ cat ram && : >fed; cat tail 2>/dev/null; } |
-		timeout $LIMIT "$FAULT" $options --reproducible --cluster-size=64K save i 2>err
+		timeout $LIMIT "$FAULT" $options $how --reproducible --cluster-size=64K save i 2>err
 	status=$?
 	read_count
 	if [ $status -eq 0 ]; then
@@ -195,6 +196,60 @@ test_save_with_slow_and_short_calls() {
 			same op_save pwrite:$n:EINTR,pread:$n:EINTR
 			same op_save pwrite:$n:delay:30000
 		done
+	done
+	content
+}
+
+test_save_compressed() {
+	needs_zstd || return 0
+	how=--compress=zstd
+	prepare_save --block=a:70 --block=b:3
+	each op_save pwrite ENOSPC
+	each op_save fsync EIO
+	each op_save pthread_create EAGAIN
+	for call in malloc calloc realloc posix_memalign; do
+		each op_save $call ENOMEM
+	done
+	same op_save pwrite:\*:short
+	same op_save pwrite:\*:delay:2000
+	content
+}
+
+# Units that close ranks are read, and written to the front.
+test_save_compressed_of_pages_that_come_again() {
+	needs_zstd || return 0
+	how="--compress=zstd --unit-pages=4"
+	prepare_save --kind=ordinary --passes=3 --late-zero=40 --zero=10 --block=a:70
+	each op_save pread EIO
+	each op_save pwrite ENOSPC
+	each op_save ftruncate EIO
+	for call in malloc calloc realloc; do
+		each op_save $call ENOMEM
+	done
+	same op_save pwrite:\*:short,pread:\*:short
+	same op_save pwrite:\*:delay:2000,pread:\*:delay:2000
+	options=--aio=threads,0
+	each op_save pread EIO
+	content
+}
+
+# A base that cannot be read costs the image, and neither the guest nor the older one.
+test_save_with_a_base() {
+	for codec in none zstd; do
+		[ $codec = none ] || has_zstd || continue
+		mk t --seed=5 --block=a:70 --block=b:3 --devices=1 --json=1000
+		save b t --cluster-size=64K --compress=$codec
+		how="--base=b --compress=$codec"
+		prepare_save --seed=5 --block=a:70 --block=b:3 --change=3:30
+		assertTrue "pages in the base" "$SNAP info --json new | grep -q '\"ancestor\": [1-9]'"
+		each op_save pread EIO
+		each op_save pwrite ENOSPC
+		each op_save open EMFILE
+		for call in malloc calloc realloc posix_memalign; do
+			each op_save $call ENOMEM
+		done
+		same op_save pread:\*:short
+		same op_save pread:\*:delay:2000,pwrite:\*:delay:500
 	done
 	content
 }
@@ -299,6 +354,19 @@ prepare_load() {
 	"$SNAP" load i >good
 }
 
+# The same for one that is based on another, compressed if that can be.
+prepare_based() {
+	how=
+	! has_zstd || how=--compress=zstd
+	mk t --devices=1 --json=1000 --block=a:300 --block=b:3 "$@"
+	# shellcheck disable=SC2086
+	save b t --cluster-size=64K $how
+	mk s --devices=1 --json=1000 --block=a:300 --block=b:3 --change=3:30 "$@"
+	# shellcheck disable=SC2086
+	save i s --cluster-size=64K $how --base=b
+	"$SNAP" load i >good
+}
+
 # What came out of a load that failed: something; the beginning of what should, or four bytes that
 # are no stream.
 a_beginning() {
@@ -338,6 +406,21 @@ test_load() {
 	same op_load pread:\*:short
 	same op_load pread:\*:delay:2000
 	same op_load pread:1:EINTR,pread:5:EINTR,pread:9:EINTR
+	content
+}
+
+test_load_with_a_base() {
+	prepare_based
+	each op_load pread EIO
+	each op_load open EMFILE
+	for call in malloc calloc posix_memalign; do
+		each op_load $call ENOMEM
+	done
+	options=--aio=threads,0
+	each op_load pread EIO
+	options=
+	same op_load pread:\*:short
+	same op_load pread:\*:delay:2000
 	content
 }
 
@@ -399,6 +482,62 @@ test_check_and_info() {
 	"$SNAP" check i >good
 	each op_out posix_memalign ENOMEM
 	each op_out pthread_create EAGAIN
+	content
+}
+
+test_check_with_a_base() {
+	prepare_based
+	options=check
+	"$SNAP" check i >good
+	each op_out pread EIO
+	each op_out open EMFILE
+	for call in malloc calloc posix_memalign; do
+		each op_out $call ENOMEM
+	done
+	content
+}
+
+# ---- optimize ----
+
+op_optimize() {
+	# shellcheck disable=SC2086
+	timeout $LIMIT "$FAULT" $options --reproducible --cluster-size=64K optimize i n 2>err
+	status=$?
+	read_count
+	if [ $status -eq 0 ]; then
+		no_cause
+		cmp -s n new || complain "exit status 0 and a wrong image"
+		cp old n
+	else
+		one_cause
+		if grep -q 'is in place, but its name may be lost' err; then
+			cp old n
+		fi
+		cmp -s n old || complain "the older image is touched"
+	fi
+	for part in n.part.*; do
+		[ ! -e "$part" ] || complain "$part is left: $(rm -f n.part.*)"
+	done
+}
+
+test_optimize() {
+	prepare_based
+	mk o --seed=99 --block=a:20
+	save old o
+	cp old n
+	python3 "$TOOLS/hotlist.py" make i.hot i 200 7 9 1
+	for options in --compress=none "$how"; do
+		# shellcheck disable=SC2086
+		"$SNAP" $options --reproducible --cluster-size=64K optimize i new
+		each op_optimize pread EIO
+		each op_optimize pwrite ENOSPC
+		each op_optimize fsync EIO
+		each op_optimize rename EACCES
+		for call in malloc calloc realloc posix_memalign; do
+			each op_optimize $call ENOMEM
+		done
+		each op_optimize pthread_create EAGAIN
+	done
 	content
 }
 
@@ -468,6 +607,23 @@ test_postcopy() {
 	same op_postcopy pread:\*:short
 	same op_postcopy pread:\*:delay:2000
 	same op_postcopy pread:3:EINTR,pread:9:EINTR,pread:14:EINTR
+	content
+}
+
+# Also with a hot list, part of which lies in the base.
+test_postcopy_with_a_base() {
+	prepare_based --shuffle
+	pages_of <s | grep -v ' zero$' | sort >want
+	python3 "$TOOLS/hotlist.py" make i.hot i 200 7 9 1 100 101 102 103
+	options=--postcopy
+	each op_postcopy pread EIO
+	each op_postcopy open EMFILE
+	for call in malloc calloc posix_memalign; do
+		each op_postcopy $call ENOMEM
+	done
+	each op_resume pread EIO
+	same op_postcopy pread:\*:short
+	same op_postcopy pread:\*:delay:2000
 	content
 }
 
@@ -562,6 +718,12 @@ test_power_cuts() {
 	save old o
 	cuts ${LONG:+11}90 "--block=a:40 --block=b:3 --json=70000 --devices=2"
 	cuts ${LONG:+10}80 "--kind=ordinary --passes=2 --late-zero=40 --zero=0 --block=a:60 --json=1000"
+	has_zstd && cuts ${LONG:+3}30 \
+		"--kind=ordinary --passes=3 --late-zero=40 --zero=0 --block=a:60 --json=1000" \
+		--compress=zstd --unit-pages=4
+	mk t --block=a:40 --json=1000
+	save b t
+	cuts ${LONG:+3}30 "--block=a:40 --change=3:50 --json=1000" --base="$dir/b"
 	cuts ${LONG:+3}30 "--block=a:20 --json=0 --devices=1" --cache=none --aio=threads,1
 }
 
