@@ -129,6 +129,21 @@ second_reader() {
 	assertEquals "second reader on $1: $(tail -n 1 out)" 0 $?
 }
 
+# serve CLIENT-OPTIONS -- SNAP-OPTIONS: a strict destination, tools/rpclient.c, must be
+# content.
+serve() {
+	client=
+	while [ "$1" != -- ]; do
+		client="$client $1"
+		shift
+	done
+	shift
+	# shellcheck disable=SC2086
+	"$TOOLS/rpclient" $client "$SNAP" "$@" >out 2>err
+	status=$?
+	assertEquals "rpclient$client, $*: $(tail -n 1 out) $(cat err)" 0 $status
+}
+
 # wait_for SECONDS CMD...: until the command succeeds.
 wait_for() {
 	wait_left=$(($1 * 10))

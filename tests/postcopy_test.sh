@@ -7,20 +7,6 @@
 setUp() { enter; }
 tearDown() { leave; }
 
-# serve CLIENT-OPTIONS -- SNAP-OPTIONS: the client must be content.
-serve() {
-	client=
-	while [ "$1" != -- ]; do
-		client="$client $1"
-		shift
-	done
-	shift
-	# shellcheck disable=SC2086
-	"$TOOLS/rpclient" $client "$SNAP" "$@" >out 2>err
-	status=$?
-	assertEquals "rpclient$client, $*: $(tail -n 1 out) $(cat err)" 0 $status
-}
-
 # The destination has in the end what was saved, and nothing else.
 test_every_page_arrives() {
 	while read -r options; do
