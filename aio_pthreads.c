@@ -519,10 +519,10 @@ io_sweep_parts(const char *path, void (*said)(const char *))
 	while (d != NULL && (e = readdir(d)) != NULL) {
 		if (!is_part(e->d_name, base))
 			continue;
-		size = strlen(dir) + strlen(e->d_name) + 2;
+		size = (size_t)(base - path) + strlen(e->d_name) + 1;
 		if ((name = malloc(size)) == NULL)
 			break;
-		snprintf(name, size, "%s/%s", dir, e->d_name);
+		snprintf(name, size, "%.*s%s", (int)(base - path), path, e->d_name);
 		fd = open(name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 		if (fd >= 0) {
 			/*

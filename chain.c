@@ -124,7 +124,8 @@ find_ancestor(const struct image *im, unsigned k, char **found)
 		snap_warnx("%s: needs the image with UUID %s; %s is not that", im->path, uuid,
 		    there);
 	else
-		snap_warn(err, "%s: needs the image with UUID %s: %s", im->path, uuid, there);
+		snap_warn(err, "%s: needs the image with UUID %s, which is not beside it: %s",
+		    im->path, uuid, there);
 	free(there);
 	return SNAP_ESYS;
 }
@@ -156,6 +157,7 @@ image_open_ancestors(struct image *im)
 		free(path);
 		if (im->anc_image[k] == NULL)
 			return err;
+		image_keep_little(im->anc_image[k]);
 		if (memcmp(im->anc_image[k]->foot.uuid, im->anc[k].uuid, 16) != 0) {
 			snap_warnx("%s: was replaced just now", im->anc_image[k]->path);
 			return SNAP_ESYS;
@@ -257,6 +259,30 @@ image_ancestry(const struct image *base, const char *path, struct ancestor **lis
 		++*n;
 	}
 	return 0;
+}
+
+int
+image_check_ancestry(const struct image *base, const char *path, const struct ancestor *list)
+{
+	char *dir = io_real_directory(path), *name;
+	const struct image *im;
+	unsigned k;
+	int same;
+
+	for (k = 0; k <= base->nanc; k++) {
+		im = k == 0 ? base : base->anc_image[k - 1];
+		name = list[k].path[0] == '/' ? join(list[k].path, "", "") :
+		    dir == NULL ? NULL : join(dir, "/", list[k].path);
+		same = name != NULL && io_is(name, im->fd);
+		free(name);
+		if (!same)
+			break;
+	}
+	free(dir);
+	if (k > base->nanc)
+		return 0;
+	snap_warnx("%s: was replaced or moved meanwhile: nothing can be based on it", im->path);
+	return SNAP_ESYS;
 }
 
 int

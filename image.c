@@ -28,10 +28,11 @@
  *     b was placed may be given out from batch b + nbatch on; whatever was
  *     written to it has been reaped by then, as batch b + nbatch needed a
  *     buffer that all batches up to b had given back.  (nbatch follows from the
- *     size of a cluster.)  Slots of coded units are given out once; their room is won
+ *     options.)  Slots of coded units are given out once; their room is won
  *     back by units_collect(), after fixed numbers of batches.
  * I5  Before the commit the last slots are moved into free ones and the file is
- *     cut, or units close ranks if many slots are dead: none is free in a finished image.
+ *     cut, or units close ranks if many slots are dead: none is free in a finished image,
+ *     and of coded slots few are dead.
  * I6  The footer is written when every byte it leads to is on stable storage,
  *     save the rest of the tail that image_hold() took room for; it and that
  *     rest are synced before the file gets its name.
@@ -52,8 +53,8 @@ enum {
 	REMOVE_SLOW = 64 << 20,	/* bytes; to remove a file as long as this may take a while */
 	COLLECT_EACH = 256,	/* batches between two looks at superseded pages */
 	COLLECT_LEAST = 16384,	/* of these */
-	FEW_DEAD = 32		/* a part of all slots that may stay: all that follows the first
-				 * one would be written anew */
+	FEW_DEAD = 10		/* a part of all slots that may stay: all that follows the first
+				 * one would be written anew, and the guest wait for it */
 };
 
 int
@@ -78,6 +79,14 @@ writer_fail_write(struct image_writer *w, int err, uint64_t off)
 	if (w->failed == 0)
 		snap_warn(err, "%s: write at offset %llu", w->path,
 		    (unsigned long long)off);
+	return writer_fail(w, SNAP_ESYS);
+}
+
+static int
+writer_fail_read(struct image_writer *w, int err, uint64_t off)
+{
+	if (w->failed == 0)
+		snap_warn(err, "%s: read at offset %llu", w->path, (unsigned long long)off);
 	return writer_fail(w, SNAP_ESYS);
 }
 
@@ -351,10 +360,11 @@ find_in_base(struct image_writer *w, struct batch *b, unsigned i, uint64_t page)
 		crc = entry_crc(entry);
 		b->entry[i] = entry + (UINT64_C(1) << 32);
 	} else {
-		err = image_slot(w->opt.base, entry, &other, &crc);
+		if ((err = image_slot(w->opt.base, entry, &other, &crc)) != 0)
+			return err;
 		b->entry[i] = crc;	/* ancestor 0 */
 	}
-	if (err == 0 && crc == b->crc[i]) {
+	if (crc == b->crc[i]) {
 		b->old_of[b->old.n] = i;
 		if ((err = fetch_add(&b->old, page, st, entry)) == 0)
 			return 0;
@@ -471,7 +481,9 @@ reaped(struct image_writer *w, struct aio_req *r)
 		b->old.req.error_off = r->error_off;
 		if (w->failed == 0)
 			writer_fail(w, fetch_check(&b->old));
-	} else if (r->error != 0)
+	} else if (r->error != 0 && r->op == AIO_READ)
+		writer_fail_read(w, r->error, r->error_off);
+	else if (r->error != 0)
 		writer_fail_write(w, r->error, r->error_off);
 	if (w->failed != 0 || r->op == AIO_WRITE) {
 		writer_give_back(w, b);
@@ -557,16 +569,22 @@ is_zero(const uint8_t *p, size_t len)
 void
 image_put(struct image_writer *w, uint64_t page)
 {
-	struct batch *b = w->open;
+	const struct batch *b = w->open;
 	const uint8_t *p = b->buf + (size_t)b->npage * b->page_size;
-	int zero = is_zero(p, b->page_size);
+
+	/* Elsewhere the worker does it. */
+	image_put_known(w, page, crc32c_is_quick() ? crc32c(0, p, b->page_size) : 0);
+}
+
+void
+image_put_known(struct image_writer *w, uint64_t page, uint32_t crc)
+{
+	struct batch *b = w->open;
+	int zero = is_zero(b->buf + (size_t)b->npage * b->page_size, b->page_size);
 
 	b->item[b->nitem++] = page * 2 + (zero ? 1 : 0);
-	if (zero)
-		return;
-	if (crc32c_is_quick())
-		b->crc[b->npage] = crc32c(0, p, b->page_size);
-	b->npage++;
+	if (!zero)
+		b->crc[b->npage++] = crc;
 }
 
 int
@@ -683,6 +701,8 @@ image_create(const char *path, const struct image_options *opt)
 	}
 	strcpy(w->path, path);
 	w->opt = *opt;
+	if (opt->base != NULL)
+		image_keep_little(opt->base);
 	w->fd = w->data_fd = w->older_fd = w->dir_fd = -1;
 	if (!may_replace(path, &w->older_size) || name_ancestors(w) != 0) {
 		image_free(w);
@@ -803,8 +823,8 @@ image_begin(struct image_writer *w, const struct ram_map *ram)
 	w->foot.header_crc = w->head.crc;
 	w->foot.npages = ram->npages;
 	/* The moment that a background snapshot shows is just over. */
-	w->foot.time = w->opt.reproducible ? 0 : w->opt.time != 0 ? w->opt.time :
-	    (uint64_t)time(NULL);
+	w->foot.time = w->opt.reproducible ? 0 :
+	    w->opt.have_time ? w->opt.time : (uint64_t)time(NULL);
 	w->per_batch = w->opt.cluster_size / ram->page_size;
 	if (w->per_batch > ITEMS_MAX)
 		w->per_batch = ITEMS_MAX;
@@ -813,9 +833,10 @@ image_begin(struct image_writer *w, const struct ram_map *ram)
 	w->append_buf = malloc(APPEND_SIZE);
 	w->data_end = w->head.data_off;
 	w->nbatch = BATCHES_SIZE / w->opt.cluster_size;
+	w->nbatch = w->nbatch > BATCHES ? BATCHES : w->nbatch;
 	if (w->head.incompat != 0)
-		w->nbatch /= 2;	/* each takes twice the memory */
-	w->nbatch = w->nbatch < 2 ? 2 : w->nbatch > BATCHES ? BATCHES : w->nbatch;
+		w->nbatch /= 2;	/* each takes several times the memory */
+	w->nbatch = w->nbatch < 2 ? 2 : w->nbatch;
 	w->ring = aio_new(w->opt.threads, w->nbatch + 1);
 	if (w->node == NULL || w->append_buf == NULL || w->ring == NULL)
 		return writer_fail_sys(w, ENOMEM, "buffers");
@@ -894,6 +915,8 @@ image_seal(struct image_writer *w, const struct image_bytes *b, size_t nb,
 		send_batch(w);
 	if (writer_finish_ring(w) != 0 || compact(w) != 0)
 		return w->failed;
+	if (w->nanc > 0 && image_check_ancestry(w->opt.base, w->path, w->anc) != 0)
+		return writer_fail(w, SNAP_ESYS);
 	free_batches(w);
 	if (len == 0) {
 		snap_warnx("%s: more RAM blocks than an image can describe", w->path);

@@ -32,7 +32,8 @@ struct image_options {
 	uint64_t max_size;	/* of the file, in bytes */
 	const struct codec *codec;	/* NULL: raw */
 	int level;
-	uint64_t time;		/* of creation; 0: now */
+	int have_time;
+	uint64_t time;		/* of creation, instead of now */
 	struct image *base;	/* only what differs is stored; NULL: everything.  With its
 				 * ancestors open; it MUST outlive the writer */
 };
@@ -47,6 +48,8 @@ int image_begin(struct image_writer *w, const struct ram_map *ram);
 uint8_t *image_room(struct image_writer *w);
 /* The bytes of page are where image_room() said.  The last call for a page wins. */
 void image_put(struct image_writer *w, uint64_t page);
+/* The same for one whose CRC has been verified. */
+void image_put_known(struct image_writer *w, uint64_t page, uint32_t crc);
 /* The page is zero. */
 int image_zero(struct image_writer *w, uint64_t page);
 /*
@@ -83,6 +86,8 @@ void image_free(struct image_writer *w);
 /* Open a finished image.  NULL: failed and reported, *err tells how. */
 struct image *image_open(const char *path, int io_flags, int *err);
 void image_close(struct image *im);
+/* One of many that are open: few of its tables are to stay in memory. */
+void image_keep_little(struct image *im);
 const char *image_path(const struct image *im);
 const struct ram_map *image_ram(const struct image *im);
 const struct image_header *image_header(const struct image *im);
@@ -130,6 +135,12 @@ int image_check_tables(struct image *im, unsigned *faults);
 
 /* Do they describe the same blocks? */
 int ram_map_same(const struct ram_map *a, const struct ram_map *b);
+/*
+ * Are they still under the names that an image at path gives them?  0, or SNAP_ESYS: one
+ * was replaced meanwhile, which is said.
+ */
+int image_check_ancestry(const struct image *base, const char *path,
+    const struct ancestor *list);
 /* Find and open all ancestors; before that, no page in them can be fetched. */
 int image_open_ancestors(struct image *im);
 /*

@@ -32,6 +32,16 @@ note_signal(int sig)
 	got_signal = sig;
 }
 
+/* 0, or SNAP_ESYS if we were told to end, which is said then. */
+static int
+check_signal(const struct optimize *z)
+{
+	if (got_signal == 0)
+		return 0;
+	snap_warnx("%s: signal %d: given up", z->opt->file[1], (int)got_signal);
+	return SNAP_ESYS;
+}
+
 /* The next page that has bytes: 1, 0 or < 0. */
 static int
 next_page(void *arg, uint64_t *page, int *state, uint64_t *entry)
@@ -52,6 +62,8 @@ next_page(void *arg, uint64_t *page, int *state, uint64_t *entry)
 	while ((*state = image_next_present(z->im, &z->page, entry)) != PAGE_ABSENT) {
 		if (*state < 0)
 			return *state;
+		if (z->page % 4096 == 0 && (err = check_signal(z)) != 0)
+			return err;
 		*page = z->page++;
 		if (*state == PAGE_ZERO) {
 			if ((err = image_zero(z->out, *page)) != 0)
@@ -83,12 +95,10 @@ copy_pages(struct optimize *z)
 				break;
 			}
 			memcpy(room, fetch_data(f, i), size);
-			image_put(z->out, f->page[i]);
+			image_put_known(z->out, f->page[i], f->crc[i]);
 		}
-		if (err == 0 && got_signal != 0) {
-			snap_warnx("%s: signal %d: given up", z->opt->file[1], (int)got_signal);
-			err = SNAP_ESYS;
-		}
+		if (err == 0)
+			err = check_signal(z);
 	}
 	scan_free(scan);
 	if (err == 0 && r == 0 &&
@@ -144,6 +154,8 @@ copy_rest(struct optimize *z)
 		if ((err = image_read(z->im, tail, done, piece, n)) == 0)
 			err = image_tail(z->out, piece, n);
 	}
+	if (err == 0)
+		err = check_signal(z);
 	return err != 0 ? err : image_commit(z->out, tail->extra);
 }
 
@@ -171,6 +183,7 @@ optimize(struct optimize *z)
 	if ((err = marks_init(&z->done, image_ram(z->im)->npages)) != 0)
 		return err;
 	options_for_image(o, &opt);
+	opt.have_time = 1;
 	opt.time = image_footer(z->im)->time;
 	opt.base = z->base;
 	if (!o->have_codec && (image_header(z->im)->incompat & FEATURE_CODEC)) {

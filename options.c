@@ -273,9 +273,13 @@ set(struct options *o, const struct option *opt, const char *value)
 	case O_COMPRESS:
 		return set_codec(o, opt, value);
 	case O_BASE:
+		if (*value == '\0')
+			return wrong(opt, value, "not a name");
 		o->base = value;
 		return 0;
 	case O_RECORD:
+		if (value != NULL && *value == '\0')
+			return wrong(opt, value, "not a name");
 		o->record = 1;
 		o->record_to = value;
 		return 0;
@@ -405,8 +409,12 @@ check_words(const struct options *o, const char *verb, unsigned seen)
 		snap_warnx("--rate: only with --postcopy or --resume");
 		return SNAP_ESYS;
 	}
-	if (o->record && (o->percent < 0 || o->resume)) {
-		snap_warnx("--record: only with --postcopy");
+	if (o->record && (o->percent != 0 || o->resume)) {
+		snap_warnx("--record: only with --postcopy, from the first page on");
+		return SNAP_ESYS;
+	}
+	if (o->no_hot && o->verb == VERB_LOAD && o->percent < 0) {
+		snap_warnx("--no-hot: only with --postcopy");
 		return SNAP_ESYS;
 	}
 	for (i = 0; verbs[i].verb != o->verb; i++)

@@ -162,6 +162,8 @@ struct server {
 	struct hot_list hot;
 	uint64_t hot_at;	/* queued so far */
 	uint64_t early;		/* as many before the switch-over */
+	int hot_gone;		/* they have been sent */
+	int held;		/* ms, see hold_ms(): one for all decisions of one round */
 	struct hot_list asked_first;	/* what is recorded */
 	int64_t run_since, asked_last;	/* ns */
 
@@ -471,8 +473,10 @@ take_messages(struct server *p)
 				return r;
 			break;
 		case RP_PONG:
-			p->running |= m.value == LOADED;
-			p->run_since = now_ns();
+			if (m.value == LOADED && !p->running) {
+				p->running = 1;
+				p->run_since = now_ns();
+			}
 			break;
 		case RP_SHUT:
 			snap_warnx("the destination gave up (%u)", (unsigned)m.value);
@@ -700,14 +704,15 @@ take_near(struct server *p)
 static int
 hold_ms(const struct server *p)
 {
-	int64_t now, quiet, whole;
+	int64_t now, since, quiet, whole;
 
 	if (!p->opt->record || !p->serving)
 		return 0;
 	if (!p->running)
 		return QUIET_MS;
 	now = now_ns();
-	quiet = QUIET_MS - (now - p->asked_last) / 1000000;
+	since = p->asked_last > p->run_since ? p->asked_last : p->run_since;
+	quiet = QUIET_MS - (now - since) / 1000000;
 	whole = RECORD_MS - (now - p->run_since) / 1000000;
 	quiet = quiet < whole ? quiet : whole;
 	return quiet > 0 ? (int)quiet : 0;
@@ -718,7 +723,7 @@ hold_ms(const struct server *p)
 static struct image_walk *
 cursor(struct server *p)
 {
-	if (!p->serving && p->goal == 0)
+	if (!p->serving && (p->goal == 0 || !p->hot_gone))
 		return NULL;
 	if (p->passed < LOOK && !image_walk_ended(p->im, &p->behind))
 		return &p->behind;
@@ -811,7 +816,7 @@ static int
 can_push(struct server *p)
 {
 	return (is_hot(p) || cursor(p) != NULL) && p->push.nidle > 0 && p->qlen == 0 &&
-	    hold_ms(p) == 0;
+	    p->held == 0;
 }
 
 /* One batch a call, and none while requests wait (P6), unless for the rest of a
@@ -825,7 +830,7 @@ fill_push(struct server *p)
 	unsigned looked = 0;
 	int r;
 
-	if (l->nidle == 0 || (p->qlen > 0 && l->job.next == l->job.end) || hold_ms(p) > 0)
+	if (l->nidle == 0 || (p->qlen > 0 && l->job.next == l->job.end) || p->held > 0)
 		return 0;
 	b = l->idle[--l->nidle];
 	batch_reset(b);
@@ -984,7 +989,7 @@ send_next(struct server *p)
 	} else {
 		if ((p->nstack == 0 && p->push.cur == NULL) || is_ahead(p))
 			return 0;
-		if (push_wait(p) > 0)
+		if ((p->serving || p->goal > 0) && push_wait(p) > 0)
 			return 0;
 		err = p->nstack > 0 ? send_near(p) : send_from_lane(p, &p->push);
 	}
@@ -1020,10 +1025,12 @@ push_is_idle(const struct server *p)
 
 /* Has enough gone out before the switch-over?  See pump(). */
 static int
-precopy_done(const struct server *p)
+precopy_done(struct server *p)
 {
+	if (!is_hot(p) && push_is_idle(p))
+		p->hot_gone = 1;
 	return p->begun == NULL && (p->nsent + 1 >= p->nhost ||
-	    (!is_hot(p) && (p->goal > 0 ? p->stored_sent >= p->goal : push_is_idle(p))));
+	    (p->hot_gone && p->stored_sent >= p->goal));
 }
 
 /*
@@ -1086,8 +1093,8 @@ look_around(struct server *p, int at_once)
 	if (!at_once && !out_pending(&p->out) && (p->nstack > 0 || p->push.cur != NULL) &&
 	    p->begun == NULL && !is_ahead(p))
 		wait = push_wait(p);
-	else if (!at_once && hold_ms(p) > 0)
-		wait = hold_ms(p);
+	else if (!at_once && p->held > 0)
+		wait = p->held;
 	if (poll(fd, 5, wait) < 0 && errno != EINTR) {
 		snap_warn(errno, "poll");
 		return SNAP_ESYS;
@@ -1120,12 +1127,15 @@ pump(struct server *p)
 	for (;;) {
 		if (!p->serving && precopy_done(p))
 			return 0;
+		p->held = hold_ms(p);
 		if ((err = take_messages(p)) != 0 || (err = fill_urgent(p)) != 0 ||
 		    (err = r = send_some(p)) < 0 ||
 		    (err = near = fill_near(p)) < 0 || (err = pushed = fill_push(p)) < 0)
 			return err;
 		if (all_sent(p) && !out_pending(&p->out) && (!p->serving || p->running))
 			return 0;
+		if (!p->serving && precopy_done(p))
+			return 0;	/* what is not on its way wakes nobody */
 		/* What aio_submit() did itself wakes nobody. */
 		if ((err = look_around(p, r == 1 || near || pushed || can_push(p))) != 0)
 			return err;
@@ -1530,16 +1540,20 @@ load_postcopy(struct image *im, const struct options *o)
 	p->ram = image_ram(im);
 	/* QEMU cannot tell: who has to resume this will want to know. */
 	uuid_format(uuid, image_footer(im)->uuid);
-	snap_warnx("%s: %s in postcopy, UUID %s", image_path(im),
-	    o->resume ? "resumed" : "served", uuid);
-	if ((!o->no_hot && !o->record && !o->resume && (err = hot_find(&p->hot, im)) != 0) ||
-	    (err = server_init(p)) != 0)
+	err = o->no_hot || o->record || o->resume ? 0 : hot_find(&p->hot, im);
+	snap_warnx("%s: %s in postcopy, %sUUID %s", image_path(im),
+	    o->resume ? "resumed" : "served", p->hot.n > 0 ? "hot pages first, " : "", uuid);
+	if (err != 0 || (err = server_init(p)) != 0)
 		stream_reject(STDOUT_FILENO, o->resume);
 	else
 		err = serve(p);
-	if (p->running && o->record) {
-		r = hot_write(&p->asked_first, name, im);
-		err = err != 0 ? err : r;
+	if (o->record && err == 0 && p->asked_first.n == 0)
+		snap_warnx("%s: not written: the guest asked for nothing", name);
+	else if (o->record && err == 0) {
+		if ((r = hot_write(&p->asked_first, name, im)) == 0)
+			snap_warnx("%s: %llu pages noted", name,
+			    (unsigned long long)p->asked_first.n);
+		err = r;
 	}
 	if (o->trace)
 		trace(p);

@@ -183,6 +183,27 @@ image_leaf_at(const struct node *n, uint32_t i)
 	return at;
 }
 
+static void
+drop_leaves(struct image *im)
+{
+	uint32_t k;
+	size_t i;
+
+	for (k = 0; im->node != NULL && k < im->nnodes; k++)
+		for (i = 0; im->node[k] != NULL && i < NODE_LEAVES; i++) {
+			leaf_free(im->node[k]->leaf[i]);
+			im->node[k]->leaf[i] = NULL;
+		}
+	im->held = 0;
+}
+
+void
+image_keep_little(struct image *im)
+{
+	im->little = 1;
+	im->nunit = LITTLE_UNITS;
+}
+
 int
 image_need_leaf(struct image *im, uint64_t index, uint16_t *granules, struct page_leaf **leaf)
 {
@@ -201,6 +222,8 @@ image_need_leaf(struct image *im, uint64_t index, uint16_t *granules, struct pag
 	n = im->node[k];
 	if ((*granules = n->len[i]) <= 1 || (*leaf = n->leaf[i]) != NULL)
 		return 0;
+	if (im->little && im->held > LITTLE_LEAVES)
+		drop_leaves(im);
 	if ((buf = malloc(PART_MAX)) == NULL)
 		return image_no_memory(im);
 	at = image_leaf_at(n, i);
@@ -236,7 +259,7 @@ int
 image_need_units(struct image *im, uint64_t index, const uint8_t **leaf)
 {
 	const struct section *s = footer_section(&im->foot, SEC_UNITS);
-	struct unit_leaf *c = &im->unit[index % UNIT_CACHE];
+	struct unit_leaf *c = &im->unit[index % im->nunit];
 	uint64_t off = s->off + index * im->shape.leaf_size;
 	struct part want = { PART_UNITS, 0, index, 0, 0 };
 	uint32_t n = share_of(image_units(im), im->shape.per_leaf, index);
@@ -626,6 +649,7 @@ image_open(const char *path, int io_flags, int *err)
 	}
 	strcpy(im->path, path);
 	im->io_flags = io_flags;
+	im->nunit = UNIT_CACHE;
 	if ((e = io_open(path, 0, 0, &im->fd)) != 0) {
 		if (e == EINVAL)
 			snap_warnx("%s: not a regular file", path);
@@ -649,11 +673,9 @@ image_close(struct image *im)
 
 	if (im == NULL)
 		return;
-	for (k = 0; im->node != NULL && k < im->nnodes; k++) {
-		for (i = 0; im->node[k] != NULL && i < NODE_LEAVES; i++)
-			leaf_free(im->node[k]->leaf[i]);
+	drop_leaves(im);
+	for (k = 0; im->node != NULL && k < im->nnodes; k++)
 		free(im->node[k]);
-	}
 	for (i = 0; i < UNIT_CACHE; i++)
 		free(im->unit[i].buf);
 	for (i = 0; im->anc_image != NULL && i < im->nanc; i++)

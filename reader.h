@@ -13,7 +13,11 @@
 #include "layout.h"
 #include "table.h"
 
-enum { UNIT_CACHE = 64 };	/* unit leaves kept: 4 MiB */
+enum {
+	UNIT_CACHE = 64,	/* unit leaves kept: 4 MiB */
+	LITTLE_UNITS = 8,	/* of an image that is to keep little */
+	LITTLE_LEAVES = 1 << 20	/* bytes of page leaves of such an image */
+};
 
 /* A node in memory: where each of its leaves lies, and those that were read. */
 struct node {
@@ -42,6 +46,8 @@ struct image {
 	struct node **node;
 	uint64_t held;		/* bytes in the file of the page leaves in memory */
 	struct unit_leaf unit[UNIT_CACHE];
+	unsigned nunit;		/* of these in use */
+	int little;		/* see image_keep_little() */
 	struct ancestor *anc;	/* what the image says of them */
 	struct image **anc_image;	/* those opened */
 	unsigned nanc;

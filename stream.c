@@ -495,7 +495,8 @@ read_block(struct stream_in *s, uint64_t *left)
 	if (ram_map_named(ram, b->id) != NULL)
 		return complain(s, "RAM block %s is there twice", b->id);
 	if (b->len == 0 || b->len % ram->page_size != 0)
-		return complain(s, "RAM block %s: its length is not whole pages", b->id);
+		return complain(s, "RAM block %s: its length is not whole pages of %u bytes; see "
+		    "--page-size", b->id, (unsigned)s->ram.page_size);
 	if (b->len > *left)
 		return complain(s, "RAM blocks do not add up to the total");
 	if (b->len / ram->page_size > PAGES_MAX - ram->npages)

@@ -42,11 +42,12 @@ struct batch {
 	struct aio_run *run;
 	int bad;		/* move, collect: a page was not what was written */
 
-	/* With a base.  Page keep[i] of buf is page i, once those equal to it are dropped. */
+	uint64_t *entry;	/* fill: of a page that is equal to the base's, else NO_ENTRY */
+	unsigned nkept;		/* fill: the others; once prepared, buf has only these */
+
+	/* With a base. */
 	struct image_fetch old;	/* pages of the base */
 	unsigned *old_of;	/* the new page that each may be equal to */
-	uint64_t *entry;	/* what a page equal to one of the base is, or NO_ENTRY */
-	unsigned nkept;		/* pages left in buf */
 
 	/* With a codec. */
 	const struct codec *codec;

@@ -311,9 +311,9 @@ test_a_base_that_is_not_there_or_another_one() {
 	uuid=$("$SNAP" info --json b | sed -n 's/.*"uuid": "\(.*\)".*/\1/p')
 	needs="qemu-snap: i: needs the image with UUID $uuid"
 	mv b was
-	fails 1 "$needs: b: No such file or directory" i
+	fails 1 "$needs, which is not beside it: b: No such file or directory" i
 	run "$SNAP" --postcopy load i
-	expect 1 "$needs: b: No such file or directory"
+	expect 1 "$needs, which is not beside it: b: No such file or directory"
 	mkdir b
 	fails 1 "$needs" i
 	rmdir b
@@ -426,6 +426,26 @@ test_no_base() {
 }
 
 # What others are based on is not replaced by what is based on it.
+# What is based on a file that has gone could never be loaded.
+test_a_base_that_is_replaced_meanwhile() {
+	mk s --block=a:500 --zero=0
+	mk t --block=a:500 --zero=0 --change=3:20
+	save b s
+	mkfifo fifo
+	"$SNAP" --base=b save i <fifo 2>err &
+	saver=$!
+	exec 9>fifo
+	head -c 500000 t >&9
+	save b s
+	tail -c +500001 t >&9
+	exec 9>&-
+	wait $saver
+	assertEquals "exit status" 1 $?
+	assertEquals "qemu-snap: b: was replaced or moved meanwhile: nothing can be based on it" \
+		"$(cat err)"
+	assertEquals "b err fifo out s t" "$(echo *)"
+}
+
 test_info_tells_of_the_base() {
 	mk s --block=a:100
 	mk t --block=a:100 --change=3:20

@@ -51,9 +51,13 @@ image" frob x
 	refused "--compress: not for load" --compress=zstd load x
 	refused "y: No such file or directory" --base=y save x
 	refused "--base: not for info" --base=y info x
-	refused "--record: only with --postcopy" --record load x
-	refused "--record: only with --postcopy" --record -p --resume load x
+	refused "--record: only with --postcopy, from the first page on" --record load x
+	refused "--record: only with --postcopy, from the first page on" --record -p --resume load x
+	refused "--record: only with --postcopy, from the first page on" --record -p 5 load x
 	refused "--no-hot: not for save" --no-hot save x
+	refused "--no-hot: only with --postcopy" --no-hot load x
+	refused "--base=: not a name" --base= save x
+	refused "--record=: not a name" -p --record= load x
 	refused "optimize: the name of the image is missing" optimize
 	refused "optimize: the name of the new image is missing" optimize x
 	refused "optimize: one argument too many: z" optimize x y z

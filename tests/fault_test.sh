@@ -541,6 +541,19 @@ test_optimize() {
 	content
 }
 
+test_optimize_that_is_told_to_end() {
+	prepare_load
+	SNAP_FAULT=pread:\*:delay:50000
+	"$FAULT" --aio=threads,0 optimize i n 2>err &
+	job=$!
+	sleep 0.5
+	kill -TERM $job
+	wait $job
+	assertEquals "exit status" 1 $?
+	assertEquals "qemu-snap: n: signal 15: given up" "$(cat err)"
+	assertEquals "left" "n*" "$(echo n*)"
+}
+
 # ---- postcopy ----
 
 # client OPTION... COMMAND...: a destination, which asks for pages. It does not know beforehand how

@@ -143,6 +143,43 @@ test_where_the_list_goes() {
 	assertEquals 9 "$(hotlist show i.hot i | wc -l)"
 }
 
+# What is of no use in a list does not hold up the guest.
+test_a_list_of_absent_pages() {
+	python3 "$TOOLS/pagestream.py" 4096 a:6000 0=r1 5999=r2 >s
+	save i s
+	# shellcheck disable=SC2046  # numbers
+	hotlist make i.hot i $(seq 1 5500)
+	serve --requests=2 -- --postcopy load i
+	serve --requests=2 -- --postcopy=50 load i
+}
+
+# All of the list goes first, and all of PERCENT before the guest runs.
+test_a_list_and_a_percentage() {
+	mk s --block=a:12000 --zero=0
+	save i s
+	# shellcheck disable=SC2046  # numbers
+	hotlist make i.hot i $(seq 11000 -1 2001)
+	record_stream --postcopy=1 load i
+	arrivals stream >all
+	head -n 9000 all >first
+	seq 2001 11000 >want
+	assertTrue "the first pages" "sort -n first | cmp - want"
+}
+
+# A list is only replaced by what a guest that was loaded has asked for.
+test_a_good_list_stays() {
+	mk s --block=a:300
+	save i s
+	hotlist make i.hot i 1 2 3
+	cp i.hot before
+	"$TOOLS/rpclient" --requests=50 --hangup=20 --expect-exit=1 "$SNAP" --postcopy --record \
+		load i >out 2>err
+	assertTrue "the load failed" "cmp before i.hot"
+	serve --requests=0 -- --postcopy --record load i
+	assertContains "$(cat err)" "qemu-snap: i.hot: not written: the guest asked for nothing"
+	assertTrue "nothing was asked for" "cmp before i.hot"
+}
+
 # same_guest IMAGE IMAGE: all that is in one is in the other.
 same_guest() {
 	"$SNAP" load "$1" | pages_of --rest=r1 >p1
@@ -252,6 +289,9 @@ test_optimize_time_and_identity() {
 	run "$SNAP" optimize i n
 	assertEquals "$("$SNAP" info --json i | grep '"time"')" "$("$SNAP" info --json n | grep '"time"')"
 	assertNotEquals "$("$SNAP" info --json i | grep uuid)" "$("$SNAP" info --json n | grep uuid)"
+	save q s --reproducible
+	run "$SNAP" optimize q n
+	assertContains "no time stays none" "$("$SNAP" info --json n)" '"time": null'
 	for threads in 0 1 4; do
 		run "$SNAP" --reproducible --aio=threads,$threads optimize i r$threads
 	done

@@ -300,7 +300,7 @@ test_stale_files_are_removed_and_live_ones_are_not() {
 	echo other >i.partner
 	echo mine >i.part.2024-11-good
 	run_on s "$SNAP" save i
-	expect 0 "qemu-snap: ./i.part.1-0: removed, a dead save left it"
+	expect 0 "qemu-snap: i.part.1-0: removed, a dead save left it"
 	assertEquals "$(printf '%s\n' i "$live" i.part.2024-11-good i.partner | sort)" "$(printf '%s\n' i* | sort)"
 	cat s >&3
 	exec 3>&-
