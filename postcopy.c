@@ -850,13 +850,20 @@ fill_push(struct server *p)
 
 /* ---- sending ---- */
 
+/* Does --rate count now?  Not for a hot list that goes before the guest runs. */
+static int
+is_rated(const struct server *p)
+{
+	return p->opt->rate != 0 && (p->serving || p->goal > 0);
+}
+
 /* Milliseconds until --rate lets a page go that nobody asked for. */
 static int
 rate_wait(const struct server *p)
 {
 	int64_t left;
 
-	if (p->opt->rate == 0 || (left = p->allowed - now_ns()) <= 0)
+	if (!is_rated(p) || (left = p->allowed - now_ns()) <= 0)
 		return 0;
 	return left > 1000000000 ? 1000 : (int)(left / 1000000) + 1;
 }
@@ -917,7 +924,7 @@ send_record(struct server *p, struct lane *l, struct batch *b, unsigned i, int w
 		return 0;
 	if (!wanted && b->data[i] != NULL) {
 		p->ahead += p->ram->page_size;
-		if (p->opt->rate != 0)
+		if (is_rated(p))
 			rate_spend(p, p->ram->page_size);
 	}
 	if (wanted && page == whole.end - 1)
@@ -989,7 +996,7 @@ send_next(struct server *p)
 	} else {
 		if ((p->nstack == 0 && p->push.cur == NULL) || is_ahead(p))
 			return 0;
-		if ((p->serving || p->goal > 0) && push_wait(p) > 0)
+		if (push_wait(p) > 0)
 			return 0;
 		err = p->nstack > 0 ? send_near(p) : send_from_lane(p, &p->push);
 	}
