@@ -13,19 +13,24 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* a, b and c in one string to be freed by the caller, or NULL. */
+/* Both in one string to be freed by the caller, or NULL. */
 static char *
-join(const char *a, const char *b, const char *c)
+join(const char *a, const char *b)
 {
-	size_t n = strlen(a), k = strlen(b);
-	char *s = malloc(n + k + strlen(c) + 1);
+	size_t n = strlen(a);
+	char *s = malloc(n + strlen(b) + 1);
 
 	if (s != NULL) {
 		strcpy(s, a);
 		strcpy(s + n, b);
-		strcpy(s + n + k, c);
 	}
 	return s;
+}
+
+static char *
+copy(const char *s)
+{
+	return join(s, "");
 }
 
 /* The part of path behind its last slash. */
@@ -37,16 +42,18 @@ last_word(const char *path)
 	return slash == NULL ? path : slash + 1;
 }
 
-/* name, from the directory that path lies in. */
+/* name, if it is not absolute from the directory that path lies in; to be freed by the caller. */
 static char *
 beside(const char *path, const char *name)
 {
-	char *dir = join(path, "", ""), *s;
+	char *dir, *s;
 
-	if (dir == NULL)
+	if (name[0] == '/')
+		return copy(name);
+	if ((dir = copy(path)) == NULL)
 		return NULL;
 	dir[last_word(path) - path] = '\0';
-	s = join(dir, name, "");
+	s = join(dir, name);
 	free(dir);
 	return s;
 }
@@ -67,7 +74,7 @@ leads_to(const char *path, const uint8_t uuid[16])
 		if (io_size(fd, &len) == 0 && len >= HEADER_SIZE + FOOTER_SIZE &&
 		    io_pread(fd, buf, HEADER_SIZE, 0) == 0 &&
 		    header_decode(buf, &head) == NULL &&
-		    (head.incompat & ~(uint64_t)FEATURES_KNOWN) == 0 &&
+		    features_unknown(&head) == 0 &&
 		    io_pread(fd, buf, FOOTER_SIZE, len - FOOTER_SIZE) == 0 &&
 		    footer_decode(buf, len, &head, foot) == NULL &&
 		    memcmp(foot->uuid, uuid, 16) == 0)
@@ -89,8 +96,7 @@ look_from(const char *from, const struct ancestor *a, char **found)
 	names[0] = a->path;
 	names[1] = last_word(a->path);
 	for (i = 0; i < 2; i++) {
-		*found = names[i][0] == '/' ? join(names[i], "", "") : beside(from, names[i]);
-		if (*found == NULL)
+		if ((*found = beside(from, names[i])) == NULL)
 			return ENOMEM;
 		if ((r = leads_to(*found, a->uuid)) == 0)
 			return 0;
@@ -116,8 +122,7 @@ find_ancestor(const struct image *im, unsigned k, char **found)
 	}
 	if (*found != NULL)
 		return 0;
-	there = a->path[0] == '/' ? join(a->path, "", "") : beside(im->path, a->path);
-	if (there == NULL)
+	if ((there = beside(im->path, a->path)) == NULL)
 		return image_no_memory(im);
 	uuid_format(uuid, a->uuid);
 	if (err < 0)
@@ -196,15 +201,15 @@ relative(const char *dir, const char *path)
 			common = i + 1;
 	if (dir[i] == '\0' && path[i] == '/')
 		common = i + 1;
-	if ((s = join("", "", "")) == NULL)
+	if ((s = copy("")) == NULL)
 		return NULL;
 	for (i = common; i < strlen(dir); i += strcspn(dir + i, "/") + 1) {
-		up = join("../", s, "");
+		up = join("../", s);
 		free(s);
 		if ((s = up) == NULL)
 			return NULL;
 	}
-	more = join(s, path + common, "");
+	more = join(s, path + common);
 	free(s);
 	return more;
 }
@@ -221,9 +226,9 @@ name_for(const char *path, const char *other, const char *name)
 
 	if (dir != NULL && whole != NULL) {
 		if ((near = below(dir, whole)) != NULL)
-			s = join(near, "", "");
+			s = copy(near);
 		else
-			s = name[0] == '/' ? join(whole, "", "") : relative(dir, whole);
+			s = name[0] == '/' ? copy(whole) : relative(dir, whole);
 	}
 	free(dir);
 	free(whole);
@@ -264,25 +269,23 @@ image_ancestry(const struct image *base, const char *path, struct ancestor **lis
 int
 image_check_ancestry(const struct image *base, const char *path, const struct ancestor *list)
 {
-	char *dir = io_real_directory(path), *name;
 	const struct image *im;
+	char *name;
 	unsigned k;
 	int same;
 
 	for (k = 0; k <= base->nanc; k++) {
 		im = k == 0 ? base : base->anc_image[k - 1];
-		name = list[k].path[0] == '/' ? join(list[k].path, "", "") :
-		    dir == NULL ? NULL : join(dir, "/", list[k].path);
+		name = beside(path, list[k].path);
 		same = name != NULL && io_is(name, im->fd);
 		free(name);
-		if (!same)
-			break;
+		if (!same) {
+			snap_warnx("%s: was replaced or moved meanwhile: nothing can be "
+			    "based on it", im->path);
+			return SNAP_ESYS;
+		}
 	}
-	free(dir);
-	if (k > base->nanc)
-		return 0;
-	snap_warnx("%s: was replaced or moved meanwhile: nothing can be based on it", im->path);
-	return SNAP_ESYS;
+	return 0;
 }
 
 int

@@ -52,6 +52,12 @@ power_between(uint32_t v, uint32_t min, uint32_t max)
 	return v >= min && v <= max && (v & (v - 1)) == 0;
 }
 
+uint64_t
+features_unknown(const struct image_header *h)
+{
+	return h->incompat & ~(uint64_t)FEATURES_KNOWN;
+}
+
 int
 header_is_image(const uint8_t *buf)
 {
@@ -68,7 +74,7 @@ header_decode(const uint8_t *buf, struct image_header *h)
 		return "header fails its checksum";
 	h->incompat = get_le64(buf + 16);
 	h->compat = get_le64(buf + 24);
-	if ((h->incompat & ~(uint64_t)FEATURES_KNOWN) != 0)
+	if (features_unknown(h) != 0)
 		return NULL;	/* the rest may mean something else */
 	h->page_size = get_le32(buf + 32);
 	h->unit_pages = get_le32(buf + 36);

@@ -95,9 +95,11 @@ struct ancestor {
 
 /* Fill HEADER_SIZE bytes; sets h->crc. */
 void header_encode(uint8_t *buf, struct image_header *h);
+/* The bits of incompatible features that this version does not know. */
+uint64_t features_unknown(const struct image_header *h);
 /* Do the first HEADER_MAGIC bytes of a file say that it is an image? */
 int header_is_image(const uint8_t *buf);
-/* NULL, or what is wrong. */
+/* NULL, or what is wrong.  Where features_unknown(), nothing but these has been decoded. */
 const char *header_decode(const uint8_t *buf, struct image_header *h);
 /* Fill FOOTER_SIZE bytes. */
 void footer_encode(uint8_t *buf, const struct image_footer *f);

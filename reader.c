@@ -605,9 +605,9 @@ open_parts(struct image *im)
 		return err;
 	if ((why = header_decode(buf, &im->head)) != NULL)
 		return image_bad(im, 0, why);
-	if ((im->head.incompat & ~(uint64_t)FEATURES_KNOWN) != 0) {
+	if (features_unknown(&im->head) != 0) {
 		snap_warnx("%s: needs features this version does not know: 0x%llx", im->path,
-		    (unsigned long long)(im->head.incompat & ~(uint64_t)FEATURES_KNOWN));
+		    (unsigned long long)features_unknown(&im->head));
 		return SNAP_EDATA;
 	}
 	if (image_is_coded(im) && codec_numbered(CODEC_ZSTD) == NULL) {

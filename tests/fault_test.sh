@@ -127,8 +127,13 @@ op_save() {
 		fi
 		cmp -s i old || complain "the older image is touched"
 	fi
-	for part in i.part.*; do
-		[ ! -e "$part" ] || complain "$part is left: $(rm -f i.part.*)"
+	no_part i
+}
+
+# no_part IMAGE: no temporary file is left.
+no_part() {
+	for part in "$1".part.*; do
+		[ ! -e "$part" ] || complain "$part is left: $(rm -f "$1".part.*)"
 	done
 }
 
@@ -515,9 +520,7 @@ op_optimize() {
 		fi
 		cmp -s n old || complain "the older image is touched"
 	fi
-	for part in n.part.*; do
-		[ ! -e "$part" ] || complain "$part is left: $(rm -f n.part.*)"
-	done
+	no_part n
 }
 
 test_optimize() {

@@ -97,14 +97,14 @@ needs_zstd() {
 	return 1
 }
 
-# holds_stream IMAGE STREAM: both readers find the image good, and the pages and the rest of the
+# holds_stream IMAGE STREAM [OPTION]: both readers find the image good, and the pages and the rest of the
 # stream in it; the program by what it loads in precopy.
 holds_stream() {
 	run "$SNAP" check "$1"
 	assertEquals "check $1: $(cat err)" 0 "$status"
-	pages_of --rest=rest1 <"$2" >pages1
+	pages_of --rest=rest1 ${3+"$3"} <"$2" >pages1
 	"$SNAP" load "$1" >loaded || fail "load $1"
-	pages_of --rest=rest2 <loaded >pages2
+	pages_of --rest=rest2 ${3+"$3"} <loaded >pages2
 	assertTrue "$1: pages loaded" "cmp pages1 pages2"
 	assertTrue "$1: the rest loaded" "cmp rest1 rest2"
 	second_reader "$1"

@@ -26,6 +26,7 @@
 #include "../../hot.h"
 #include "../../image.h"
 #include "fuzz.h"
+#include "page.h"
 
 size_t LLVMFuzzerMutate(uint8_t *, size_t, size_t);
 size_t LLVMFuzzerCustomMutator(uint8_t *, size_t, size_t, unsigned);
@@ -1141,21 +1142,6 @@ collect(struct image *im, struct guest *g)
 		g->state[g->n++] = st;
 	}
 	return 1;
-}
-
-/* The bytes of a page that has some, until the next call. */
-static const uint8_t *
-page_bytes(struct image_fetch *f, uint64_t page, int state, uint64_t entry)
-{
-	static struct aio *ring;
-
-	if (ring == NULL)
-		MUST((ring = aio_new(0, 1)) != NULL);
-	fetch_reset(f);
-	MUST(fetch_add(f, page, state, entry) == 0);
-	aio_submit(ring, &f->req);
-	MUST(aio_wait(ring) == &f->req && fetch_check(f) == 0);
-	return fetch_data(f, 0);
 }
 
 /* Page i of g, NULL where it is zero. */

@@ -18,6 +18,7 @@
 #include "../../crc32c.h"
 #include "../../image.h"
 #include "fuzz.h"
+#include "page.h"
 
 int LLVMFuzzerInitialize(int *, char ***);
 
@@ -242,20 +243,6 @@ write_image(struct guest *g, unsigned k, struct image *base, struct image_option
 
 /* ---- reading ---- */
 
-static const uint8_t *
-read_page(struct image_fetch *f, uint64_t page, int state, uint64_t entry)
-{
-	static struct aio *ring;
-
-	if (ring == NULL)
-		MUST((ring = aio_new(0, 1)) != NULL);
-	fetch_reset(f);
-	MUST(fetch_add(f, page, state, entry) == 0);
-	aio_submit(ring, &f->req);
-	MUST(aio_wait(ring) == &f->req && fetch_check(f) == 0);
-	return fetch_data(f, 0);
-}
-
 /* Page i of g is in im what it should be; count[] grows. */
 static void
 check_page(struct image_fetch *f, const struct guest *g, unsigned i, uint64_t count[4])
@@ -273,7 +260,7 @@ check_page(struct image_fetch *f, const struct guest *g, unsigned i, uint64_t co
 	else {
 		MUST(st >= PAGE_STORED);
 		fill(want, g->ram.page_size, g->is[i]);
-		MUST(memcmp(read_page(f, number(i), st, entry), want, g->ram.page_size) == 0);
+		MUST(memcmp(page_bytes(f, number(i), st, entry), want, g->ram.page_size) == 0);
 	}
 }
 
