@@ -17,18 +17,27 @@ INIT = r'''#!/bin/busybox sh
 PATH=/bin
 mount -t proc proc /proc
 mount -t devtmpfs dev /dev
-mount -t tmpfs -o size=75%% data /data
+mount -t tmpfs -o size=90%% data /data
 exec </dev/ttyS0 >/dev/ttyS0 2>&1
 stty -echo
 cd /tree
 sum() { find . -type f -print0 | sort -z | xargs -0 cat | %(work)s; }
 dd if=/dev/urandom of=/data/random bs=1M count=%(random)d 2>/dev/null
-echo "ready $(sum)"
+%(wear)secho "ready $(sum)"
 while read -r what number; do
 	case $what in
 	sum) echo "sum $number $(sum)" ;;
 	esac
 done
+'''
+# Memory as it is after some use: copies of the tree come, a half of their files goes, and what the
+# work reads lies in the holes.
+WEAR = r'''
+for i in $(seq %d); do cp -a /tree /data/$i; done
+cd /data
+find [1-9]* -type f | shuf | awk 'NR %% 2' | xargs rm
+cp -a /tree /data/tree
+cd /data/tree
 '''
 READY = re.compile(r'ready (\w+)$')
 
@@ -36,10 +45,11 @@ READY = re.compile(r'ready (\w+)$')
 class Guest(vmlib.Scenario):
     """
     mem, random: MiB; tree: a directory of which at most so many MiB are taken; work: a command
-    that prints one word for what it is fed.
+    that prints one word for what it is fed; copies: of the tree, that came and half went before.
     """
 
-    def __init__(self, qemu, snap, mem, tree, most, random, work="md5sum | cut -d' ' -f1"):
+    def __init__(self, qemu, snap, mem, tree, most, random, work="md5sum | cut -d' ' -f1",
+                 copies=0):
         super().__init__(argparse.Namespace(
             qemu=qemu, snap=snap, machine='pc', mem=mem, smp=1, loads=[], save_args='',
             base_args=None, load_args='', image=None, keep=False, timeout=3600,
@@ -47,6 +57,7 @@ class Guest(vmlib.Scenario):
         self.vmlinuz = None
         self.sum = None
         self.tree, self.most, self.random, self.work = tree, most << 20, random, work
+        self.wear = WEAR % copies if copies else ''
 
     def machine(self):
         return ['-machine', 'pc', '-m', '%dM' % self.args.mem, '-kernel', self.vmlinuz,
@@ -67,7 +78,7 @@ class Guest(vmlib.Scenario):
         with open(busybox, 'rb') as f:
             cpio.add('bin/busybox', 0o100755, f.read())
         cpio.add('init', 0o100755, (
-            INIT % {'random': self.random, 'work': self.work}).encode())
+            INIT % {'random': self.random, 'work': self.work, 'wear': self.wear}).encode())
         left = self.most
         for where, dirs, names in os.walk(self.tree):
             dirs.sort()
