@@ -53,7 +53,7 @@ check_one(const char *path, const struct options *o)
 	foot = image_footer(im);
 	if ((err = image_check_tables(im, &faults)) == 0 &&
 	    (err = image_open_ancestors(im)) == 0)
-		err = check_stored(im, o->threads, &faults);
+		err = check_stored(im, options_threads(o, 0), &faults);
 	if (faults > 0) {
 		snap_warnx("%s: damaged: %u fault%s", path, faults, faults == 1 ? "" : "s");
 		err = SNAP_EDATA;

@@ -144,7 +144,7 @@ run_load(const struct options *o)
 	    (err = check_wishes(im, o)) == 0 &&
 	    (err = image_open_ancestors(im)) == 0 &&
 	    (err = image_check_sections(im, NULL)) == 0) {
-		err = o->percent < 0 && !o->resume ? load_precopy(im, o->threads) :
+		err = o->percent < 0 && !o->resume ? load_precopy(im, options_threads(o, 1)) :
 		    load_postcopy(im, o);
 		image_close(im);
 		return err;

@@ -19,6 +19,7 @@ struct optimize {
 	const struct options *opt;
 	struct image *im, *base;
 	struct image_writer *out;
+	unsigned threads;	/* of either pool */
 	struct hot_list hot;
 	uint64_t hot_at, page;	/* the next to be looked at */
 	struct marks done;	/* pages of the hot list */
@@ -77,7 +78,7 @@ next_page(void *arg, uint64_t *page, int *state, uint64_t *entry)
 static int
 copy_pages(struct optimize *z)
 {
-	struct image_scan *scan = scan_new(z->im, z->opt->threads, NULL);
+	struct image_scan *scan = scan_new(z->im, z->threads, NULL);
 	uint32_t size = image_ram(z->im)->page_size;
 	struct image_fetch *f;
 	uint64_t n = 0;
@@ -190,6 +191,8 @@ optimize(struct optimize *z)
 		opt.codec = codec_numbered(CODEC_ZSTD);
 		opt.level = opt.codec->usual;
 	}
+	z->threads = opt.threads = options_threads(o, opt.codec == NULL &&
+	    !(image_header(z->im)->incompat & FEATURE_CODEC));
 	if ((z->out = image_create(o->file[1], &opt)) == NULL)
 		return SNAP_ESYS;
 	if ((err = image_begin(z->out, image_ram(z->im))) != 0 ||

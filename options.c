@@ -431,12 +431,18 @@ check_words(const struct options *o, const char *verb, unsigned seen)
 	return 0;
 }
 
+unsigned
+options_threads(const struct options *o, int owner_works)
+{
+	return o->threads != UNTOLD ? o->threads : aio_workers(THREADS, owner_works);
+}
+
 int
 options_parse(struct options *o, int argc, char **argv)
 {
 	char **next = argv + (argc > 0), *word, *verb = NULL;
 	unsigned seen = 0;
-	int only_words = 0, err = 0, busy, e;
+	int only_words = 0, err = 0, e;
 
 	memset(o, 0, sizeof *o);
 	o->max_size = INT64_MAX;
@@ -462,9 +468,5 @@ options_parse(struct options *o, int argc, char **argv)
 		if (err == 0)
 			err = e;
 	}
-	/* While pages are checked or encoded, the owner has nothing to do. */
-	busy = o->verb != VERB_CHECK && o->verb != VERB_OPTIMIZE && o->codec == NULL;
-	if (o->threads == UNTOLD)
-		o->threads = aio_workers(THREADS, busy);
 	return err != 0 ? err : check_words(o, verb, seen);
 }

@@ -26,7 +26,7 @@ struct options {
 	uint64_t max_size;	/* --image-size, bytes */
 	int io_flags;		/* IO_*, from --cache */
 	int unsafe;
-	unsigned threads;
+	unsigned threads;	/* --aio; see options_threads() */
 	uint32_t page_size;	/* 0: the stream's */
 	uint32_t cluster_size;	/* bytes */
 	uint32_t unit_pages;
@@ -50,6 +50,10 @@ struct options {
  * 0, or SNAP_ESYS after a message; o->verb is right even then.
  */
 int options_parse(struct options *o, int argc, char **argv);
+
+/* Workers of a pool, as --aio says, or as suits the processors.  owner_works: while pages are
+ * encoded or checked, the owner has nothing to do; while they are copied, it has. */
+unsigned options_threads(const struct options *o, int owner_works);
 
 /* What the command line says of an image to be written; save.c. */
 struct image_options;

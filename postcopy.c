@@ -83,7 +83,7 @@ enum {
 	WIDE = 64 << 10,	/* bytes that the pipe holds, see pipe_fits() */
 	NARROW = 16 << 10,
 	SCATTERED = 16,		/* requests that make it narrow, or wide again */
-	HOT_THREADS = 4,	/* pages of a hot list lie here and there in the file */
+	HOT_THREADS = 8,	/* pages of a hot list lie here and there in the file */
 	EARLY_SIZE = 64 << 20,	/* bytes of pages in a hot list that the guest waits for */
 	QUIET_MS = 1000,	/* so long it must have asked for nothing while it is recorded, */
 	RECORD_MS = 10000,	/* or run at most, until it is pushed to */
@@ -125,6 +125,7 @@ struct server {
 	struct image *im;
 	const struct options *opt;
 	const struct ram_map *ram;
+	unsigned threads;	/* of the push */
 	struct stream_out out;
 	struct rp_in rp;
 	int serving;		/* LOADING or later: requests may come */
@@ -811,11 +812,21 @@ push_next(struct server *p, struct batch *b, unsigned *looked)
 	return 0;
 }
 
+/* Is there room for one more batch?  The threads that a hot list needs would take the
+ * processors from the guest if they all worked at the rest. */
+static int
+has_room(const struct server *p)
+{
+	const struct lane *l = &p->push;
+
+	return l->nidle > 0 && (p->hot.n == 0 || is_hot(p) || l->busy <= p->threads);
+}
+
 /* May fill_push() find something? */
 static int
 can_push(struct server *p)
 {
-	return (is_hot(p) || cursor(p) != NULL) && p->push.nidle > 0 && p->qlen == 0 &&
+	return (is_hot(p) || cursor(p) != NULL) && has_room(p) && p->qlen == 0 &&
 	    p->held == 0;
 }
 
@@ -830,7 +841,7 @@ fill_push(struct server *p)
 	unsigned looked = 0;
 	int r;
 
-	if (l->nidle == 0 || (p->qlen > 0 && l->job.next == l->job.end) || p->held > 0)
+	if (!has_room(p) || (p->qlen > 0 && l->job.next == l->job.end) || p->held > 0)
 		return 0;
 	b = l->idle[--l->nidle];
 	batch_reset(b);
@@ -1478,7 +1489,7 @@ serve(struct server *p)
 static int
 server_init(struct server *p)
 {
-	unsigned i, n = p->opt->threads;
+	unsigned i, n = p->threads;
 	int quick, err;
 
 	out_init(&p->out, STDOUT_FILENO, p->ram);
@@ -1545,6 +1556,7 @@ load_postcopy(struct image *im, const struct options *o)
 	p->im = im;
 	p->opt = o;
 	p->ram = image_ram(im);
+	p->threads = options_threads(o, 1);
 	/* QEMU cannot tell: who has to resume this will want to know. */
 	uuid_format(uuid, image_footer(im)->uuid);
 	err = o->no_hot || o->record || o->resume ? 0 : hot_find(&p->hot, im);

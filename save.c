@@ -197,7 +197,7 @@ options_for_image(const struct options *o, struct image_options *opt)
 	memset(opt, 0, sizeof *opt);
 	opt->unit_pages = o->unit_pages;
 	opt->cluster_size = o->cluster_size;
-	opt->threads = o->threads;
+	opt->threads = options_threads(o, o->codec == NULL);
 	opt->io_flags = o->io_flags;
 	opt->unsafe = o->unsafe;
 	opt->reproducible = o->reproducible;
