@@ -9,6 +9,7 @@
 #include "codec.h"
 #include "hot.h"
 #include "image.h"
+#include "json.h"
 #include "options.h"
 #include "snap.h"
 
@@ -38,46 +39,6 @@ print_size(const char *name, uint64_t n)
 	else
 		printf("%-14s %.1f %ciB (%llu bytes)\n", name, v, units[u],
 		    (unsigned long long)n);
-}
-
-/* Length of the valid UTF-8 sequence at s, or 0. */
-static int
-utf8_length(const unsigned char *s)
-{
-	static const uint32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 };
-	int n = *s < 0x80 ? 1 : *s >> 5 == 6 ? 2 : *s >> 4 == 14 ? 3 : *s >> 3 == 30 ? 4 : 0;
-	uint32_t c = n > 1 ? *s & (0x7fu >> n) : *s;
-	int i;
-
-	for (i = 1; i < n; i++) {
-		if (s[i] >> 6 != 2)
-			return 0;
-		c = c << 6 | (s[i] & 0x3f);
-	}
-	if (n > 1 && (c < least[n] || c > 0x10ffff || c >> 11 == 0x1b))
-		return 0;
-	return n;
-}
-
-/* A JSON string.  Bytes that are not UTF-8 become the code point of that number. */
-static void
-print_json(const char *str)
-{
-	const unsigned char *s = (const unsigned char *)str;
-	int n;
-
-	putchar('"');
-	while (*s != '\0') {
-		n = utf8_length(s);
-		if (n == 0 || *s < ' ' || *s == 0x7f)
-			printf("\\u%04x", *s++);
-		else if (*s == '"' || *s == '\\')
-			printf("\\%c", *s++);
-		else
-			for (; n > 0; n--)
-				putchar(*s++);
-	}
-	putchar('"');
 }
 
 struct facts {
@@ -160,7 +121,7 @@ print_programs(const struct facts *x, const char *path)
 	size_t i;
 
 	fputs("{\n  \"image\": ", stdout);
-	print_json(path);
+	json_string(stdout, path);
 	printf(",\n  \"uuid\": \"%s\",\n", x->uuid);
 	if (x->time[0] != '\0')
 		printf("  \"time\": \"%s\",\n", x->time);
@@ -182,7 +143,7 @@ print_programs(const struct facts *x, const char *path)
 	for (i = 0; i < x->nanc; i++) {
 		uuid_format(uuid, x->anc[i].uuid);
 		printf("%s\n    {\"uuid\": \"%s\", \"path\": ", i == 0 ? "" : ",", uuid);
-		print_json(x->anc[i].path);
+		json_string(stdout, x->anc[i].path);
 		putchar('}');
 	}
 	puts(x->nanc > 0 ? "\n  ]," : "],");
@@ -191,7 +152,7 @@ print_programs(const struct facts *x, const char *path)
 	fputs("  \"blocks\": [", stdout);
 	for (i = 0; i < x->ram->nblk; i++) {
 		fputs(i == 0 ? "\n    {\"id\": " : ",\n    {\"id\": ", stdout);
-		print_json(x->ram->blk[i].id);
+		json_string(stdout, x->ram->blk[i].id);
 		printf(", \"length\": %llu}", (unsigned long long)x->ram->blk[i].len);
 	}
 	puts("\n  ]\n}");

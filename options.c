@@ -8,6 +8,7 @@
  */
 #include "options.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,7 +22,8 @@ enum {
 	THREADS_MAX = 64,
 	UNTOLD = THREADS_MAX + 1,
 	CLUSTER_SIZE = 256 << 10,	/* as quick as larger ones, and stays in the cache */
-	UNIT_PAGES = 16
+	UNIT_PAGES = 16,
+	ARGS = 2		/* that a verb must have, at most */
 };
 
 enum id {
@@ -80,13 +82,14 @@ enum { NOPTIONS = sizeof options / sizeof options[0] };
 static const struct {
 	const char *name;
 	enum verb verb;
-	int min, max;		/* arguments */
+	int max;		/* arguments */
+	const char *arg[ARGS];	/* those that it must have */
 } verbs[] = {
-	{ "save", VERB_SAVE, 1, 1 },
-	{ "load", VERB_LOAD, 1, 1 },
-	{ "info", VERB_INFO, 1, 1 },
-	{ "check", VERB_CHECK, 1, 1 << 30 },
-	{ "optimize", VERB_OPTIMIZE, 2, 2 }
+	{ "save", VERB_SAVE, 1, { "image" } },
+	{ "load", VERB_LOAD, 1, { "image" } },
+	{ "info", VERB_INFO, 1, { "image" } },
+	{ "check", VERB_CHECK, INT_MAX, { "image" } },
+	{ "optimize", VERB_OPTIMIZE, 2, { "image", "new image" } }
 };
 enum { NVERBS = sizeof verbs / sizeof verbs[0] };
 
@@ -392,12 +395,12 @@ check_words(const struct options *o, const char *verb, unsigned seen)
 	if (o->help || o->version)
 		return 0;
 	if (o->verb == VERB_NONE) {
-		snap_warnx("no verb: save, load, info, check or optimize; --help tells more");
+		snap_warnx("no verb; --help tells them");
 		return SNAP_ESYS;
 	}
 	if (o->verb == VERB_UNKNOWN) {
-		snap_warnx("%s: no such verb: it is save, load, info, check or optimize, and "
-		    "comes before the image", verb);
+		snap_warnx("%s: no such verb; it comes before the image, and --help tells them",
+		    verb);
 		return SNAP_ESYS;
 	}
 	for (i = 0; i < NOPTIONS; i++)
@@ -419,9 +422,8 @@ check_words(const struct options *o, const char *verb, unsigned seen)
 	}
 	for (i = 0; verbs[i].verb != o->verb; i++)
 		;
-	if (o->nfile < verbs[i].min) {
-		snap_warnx("%s: the name of the %simage is missing", verb,
-		    o->nfile > 0 ? "new " : "");
+	if (o->nfile < ARGS && verbs[i].arg[o->nfile] != NULL) {
+		snap_warnx("%s: the name of the %s is missing", verb, verbs[i].arg[o->nfile]);
 		return SNAP_ESYS;
 	}
 	if (o->nfile > verbs[i].max) {

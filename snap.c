@@ -115,8 +115,8 @@ part_in_peace(const struct options *o)
 
 	if (verb == VERB_LOAD)
 		stream_reject(STDOUT_FILENO, o->resume);
-	if (verb == VERB_LOAD || verb == VERB_INFO || verb == VERB_CHECK ||
-	    verb == VERB_OPTIMIZE || !stream_is_pipe(STDIN_FILENO))
+	if ((verb != VERB_SAVE && verb != VERB_NONE && verb != VERB_UNKNOWN) ||
+	    !stream_is_pipe(STDIN_FILENO))
 		return;
 	on_signals_to_end(SIG_IGN);
 	if (verb != VERB_SAVE && !stream_waits(STDIN_FILENO, FIRST_BYTES_MS))

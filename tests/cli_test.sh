@@ -17,9 +17,8 @@ refused() {
 }
 
 test_wrong_words() {
-	refused "no verb: save, load, info, check or optimize; --help tells more"
-	refused "frob: no such verb: it is save, load, info, check or optimize, and comes before the \
-image" frob x
+	refused "no verb; --help tells them"
+	refused "frob: no such verb; it comes before the image, and --help tells them" frob x
 	refused "save: the name of the image is missing" save
 	refused "load: one argument too many: y" load x y
 	refused "--bogus: no such option" --bogus save x

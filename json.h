@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * json.h -- JSON, as far as we write it.
+ */
+#ifndef JSON_H
+#define JSON_H
+
+#include <stdio.h>
+
+/* Write a string with its quotes.  Bytes that are not UTF-8 become the code point of that
+ * number. */
+void json_string(FILE *f, const char *str);
+
+#endif
