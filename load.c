@@ -68,30 +68,39 @@ send_zero(struct image *im, struct stream_out *out, uint64_t sent)
 	return err;
 }
 
+int
+send_precopy(struct image *im, struct stream_out *out, unsigned threads)
+{
+	uint64_t sent = 0;
+	int err;
+
+	if ((err = send_bytes(im, out, SEC_PROLOGUE, UINT64_MAX)) != 0 ||
+	    (err = send_bytes(im, out, SEC_ITERABLES, UINT64_MAX)) != 0 ||
+	    (err = out_begin(out, SECTION_PART)) != 0 ||
+	    (err = send_stored(im, out, threads, &sent)) != 0 ||
+	    (err = send_zero(im, out, sent)) != 0 ||
+	    (err = out_end(out)) != 0)
+		return err;
+	if (image_footer(im)->flags & IMAGE_ENDED)
+		if ((err = out_begin(out, SECTION_END)) != 0 ||
+		    (err = out_end(out)) != 0)
+			return err;
+	if ((err = send_bytes(im, out, SEC_TAIL, UINT64_MAX)) != 0)
+		return err;
+	return out_flush(out);
+}
+
 static int
 load_precopy(struct image *im, unsigned threads)
 {
 	struct stream_out out;
-	uint64_t sent = 0;
 	int err;
 
 	io_pipe_size(STDOUT_FILENO, PIPE_ROOM);	/* or as it is */
 	out_init(&out, STDOUT_FILENO, image_ram(im));
-	if ((err = send_preamble(im, &out)) != 0 ||
-	    (err = send_bytes(im, &out, SEC_PROLOGUE, UINT64_MAX)) != 0 ||
-	    (err = send_bytes(im, &out, SEC_ITERABLES, UINT64_MAX)) != 0 ||
-	    (err = out_begin(&out, SECTION_PART)) != 0 ||
-	    (err = send_stored(im, &out, threads, &sent)) != 0 ||
-	    (err = send_zero(im, &out, sent)) != 0 ||
-	    (err = out_end(&out)) != 0)
+	if ((err = send_preamble(im, &out)) != 0)
 		return err;
-	if (image_footer(im)->flags & IMAGE_ENDED)
-		if ((err = out_begin(&out, SECTION_END)) != 0 ||
-		    (err = out_end(&out)) != 0)
-			return err;
-	if ((err = send_bytes(im, &out, SEC_TAIL, UINT64_MAX)) != 0)
-		return err;
-	return out_flush(&out);
+	return send_precopy(im, &out, threads);
 }
 
 /* May the image go out in the way asked for? */

@@ -5,7 +5,6 @@
  *
  * Zero pages are entered in passing, while the scan looks for pages to read.
  */
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,6 +13,7 @@
 #include "marks.h"
 #include "options.h"
 #include "snap.h"
+#include "store.h"
 
 struct optimize {
 	const struct options *opt;
@@ -24,24 +24,6 @@ struct optimize {
 	uint64_t hot_at, page;	/* the next to be looked at */
 	struct marks done;	/* pages of the hot list */
 };
-
-static volatile sig_atomic_t got_signal;
-
-static void
-note_signal(int sig)
-{
-	got_signal = sig;
-}
-
-/* 0, or SNAP_ESYS if we were told to end, which is said then. */
-static int
-check_signal(const struct optimize *z)
-{
-	if (got_signal == 0)
-		return 0;
-	snap_warnx("%s: signal %d: given up", z->opt->file[1], (int)got_signal);
-	return SNAP_ESYS;
-}
 
 /* The next page that has bytes: 1, 0 or < 0. */
 static int
@@ -63,7 +45,7 @@ next_page(void *arg, uint64_t *page, int *state, uint64_t *entry)
 	while ((*state = image_next_present(z->im, &z->page, entry)) != PAGE_ABSENT) {
 		if (*state < 0)
 			return *state;
-		if (z->page % 4096 == 0 && (err = check_signal(z)) != 0)
+		if (z->page % 4096 == 0 && (err = check_signals(z->opt->file[1])) != 0)
 			return err;
 		*page = z->page++;
 		if (*state == PAGE_ZERO) {
@@ -99,7 +81,7 @@ copy_pages(struct optimize *z)
 			image_put_known(z->out, f->page[i], f->crc[i]);
 		}
 		if (err == 0)
-			err = check_signal(z);
+			err = check_signals(z->opt->file[1]);
 	}
 	scan_free(scan);
 	if (err == 0 && r == 0 &&
@@ -110,10 +92,7 @@ copy_pages(struct optimize *z)
 	return err != 0 ? err : r;
 }
 
-enum {
-	KEPT = 4,
-	KEPT_MAX = 16 << 20	/* bytes; a save takes no more either */
-};
+enum { KEPT = 4 };
 
 /* What is not RAM, as it is; and the hot list. */
 static int
@@ -121,7 +100,7 @@ copy_rest(struct optimize *z)
 {
 	static const uint32_t types[KEPT] = { SEC_PREAMBLE, SEC_PROLOGUE, SEC_ITERABLES, SEC_HOT };
 	const struct image_footer *f = image_footer(z->im);
-	const struct section *s, *tail = footer_section(f, SEC_TAIL);
+	const struct section *tail = footer_section(f, SEC_TAIL);
 	struct image_bytes b[KEPT];
 	uint8_t *buf[KEPT] = { NULL, NULL, NULL, NULL }, piece[16384];
 	uint64_t done;
@@ -135,16 +114,8 @@ copy_rest(struct optimize *z)
 			b[i].buf = hot_bytes(&z->hot, &b[i].len);
 			continue;
 		}
-		if ((s = footer_section(f, types[i])) == NULL)
-			continue;
-		b[i].buf = buf[i] = s->len > KEPT_MAX ? NULL : malloc((size_t)s->len + 1);
-		b[i].len = (size_t)s->len;
-		if (buf[i] == NULL) {
-			snap_warnx("%s: no memory for a section of %llu bytes",
-			    image_path(z->im), (unsigned long long)s->len);
-			err = SNAP_ESYS;
-		} else
-			err = image_read(z->im, s, 0, buf[i], b[i].len);
+		err = image_section(z->im, types[i], &buf[i], &b[i].len);
+		b[i].buf = buf[i];
 	}
 	if (err == 0)
 		err = image_seal(z->out, b, KEPT, f->flags);
@@ -156,8 +127,8 @@ copy_rest(struct optimize *z)
 			err = image_tail(z->out, piece, n);
 	}
 	if (err == 0)
-		err = check_signal(z);
-	return err != 0 ? err : image_commit(z->out, tail->extra);
+		err = check_signals(z->opt->file[1]);
+	return err != 0 ? err : store_commit(z->out, z->opt, z->opt->file[1], tail->extra);
 }
 
 static int
@@ -183,7 +154,7 @@ optimize(struct optimize *z)
 		return err;
 	if ((err = marks_init(&z->done, image_ram(z->im)->npages)) != 0)
 		return err;
-	options_for_image(o, &opt);
+	store_options(o, &opt);
 	opt.have_time = 1;
 	opt.time = image_footer(z->im)->time;
 	opt.base = z->base;
@@ -209,7 +180,7 @@ run_optimize(const struct options *o)
 
 	memset(&z, 0, sizeof z);
 	z.opt = o;
-	on_signals_to_end(note_signal);
+	note_signals();
 	err = optimize(&z);
 	image_free(z.out);
 	image_close(z.base);

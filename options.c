@@ -29,7 +29,7 @@ enum {
 enum id {
 	O_IMAGE_SIZE, O_NOCACHE, O_CACHE, O_AIO, O_PAGE_SIZE, O_POSTCOPY, O_RATE,
 	O_RESUME, O_UUID, O_REPRODUCIBLE, O_CLUSTER_SIZE, O_UNIT_PAGES, O_COMPRESS, O_BASE,
-	O_RECORD, O_NO_HOT, O_JSON, O_TRACE, O_VERSION, O_HELP, O_LATER
+	O_RECORD, O_NO_HOT, O_TO, O_FROM, O_BLOCK, O_JSON, O_TRACE, O_VERSION, O_HELP, O_LATER
 };
 
 enum takes { NOTHING, VALUE, MAYBE };	/* MAYBE: --x=VALUE, or -x and a number */
@@ -40,8 +40,10 @@ enum {
 	INFO = 1 << VERB_INFO,
 	CHECK = 1 << VERB_CHECK,
 	OPTIMIZE = 1 << VERB_OPTIMIZE,
-	WRITES = SAVE | OPTIMIZE,
-	USES_POOL = WRITES | LOAD | CHECK,
+	EXPORT = 1 << VERB_EXPORT,
+	IMPORT = 1 << VERB_IMPORT,
+	WRITES = SAVE | OPTIMIZE | IMPORT,
+	USES_POOL = WRITES | LOAD | CHECK | EXPORT,
 	ANY = ~0
 };
 
@@ -56,7 +58,7 @@ static const struct option {
 	{ "nocache",		'n', O_NOCACHE,		NOTHING, USES_POOL },
 	{ "cache",		0,   O_CACHE,		VALUE,	USES_POOL },
 	{ "aio",		0,   O_AIO,		VALUE,	USES_POOL },
-	{ "page-size",		'S', O_PAGE_SIZE,	VALUE,	SAVE | LOAD },
+	{ "page-size",		'S', O_PAGE_SIZE,	VALUE,	SAVE | LOAD | IMPORT },
 	{ "postcopy",		'p', O_POSTCOPY,	MAYBE,	LOAD },
 	{ "resume",		0,   O_RESUME,		NOTHING, LOAD },
 	{ "uuid",		0,   O_UUID,		VALUE,	LOAD },
@@ -68,6 +70,9 @@ static const struct option {
 	{ "base",		0,   O_BASE,		VALUE,	WRITES },
 	{ "record",		0,   O_RECORD,		MAYBE,	LOAD },
 	{ "no-hot",		0,   O_NO_HOT,		NOTHING, LOAD | OPTIMIZE },
+	{ "to",			0,   O_TO,		VALUE,	EXPORT },
+	{ "from",		0,   O_FROM,		VALUE,	IMPORT },
+	{ "block",		0,   O_BLOCK,		VALUE,	EXPORT },
 	{ "json",		0,   O_JSON,		NOTHING, INFO },
 	{ "trace",		't', O_TRACE,		NOTHING, SAVE | LOAD },
 	{ "version",		'V', O_VERSION,		NOTHING, ANY },
@@ -89,7 +94,9 @@ static const struct {
 	{ "load", VERB_LOAD, 1, { "image" } },
 	{ "info", VERB_INFO, 1, { "image" } },
 	{ "check", VERB_CHECK, INT_MAX, { "image" } },
-	{ "optimize", VERB_OPTIMIZE, 2, { "image", "new image" } }
+	{ "optimize", VERB_OPTIMIZE, 2, { "image", "new image" } },
+	{ "export", VERB_EXPORT, 2, { "image", "file to be written" } },
+	{ "import", VERB_IMPORT, 2, { "file", "new image" } }
 };
 enum { NVERBS = sizeof verbs / sizeof verbs[0] };
 
@@ -227,6 +234,26 @@ set_codec(struct options *o, const struct option *opt, const char *s)
 }
 
 static int
+set_form(struct options *o, const struct option *opt, const char *s)
+{
+	static const struct { const char *name; enum form form; int verbs; } forms[] = {
+		{ "stream", FORM_STREAM, EXPORT | IMPORT },
+		{ "mapped-ram", FORM_MAPPED, EXPORT | IMPORT },
+		{ "raw", FORM_RAW, EXPORT },
+		{ "lime", FORM_LIME, EXPORT }
+	};
+	size_t i;
+
+	for (i = 0; i < sizeof forms / sizeof forms[0]; i++)
+		if (strcmp(s, forms[i].name) == 0 && (forms[i].verbs & opt->verbs)) {
+			o->form = forms[i].form;
+			return 0;
+		}
+	return wrong(opt, s, opt->id == O_TO ? "not stream, mapped-ram, raw or lime" :
+	    "not stream or mapped-ram");
+}
+
+static int
 set(struct options *o, const struct option *opt, const char *value)
 {
 	uint64_t n;
@@ -288,6 +315,14 @@ set(struct options *o, const struct option *opt, const char *value)
 		return 0;
 	case O_NO_HOT:
 		o->no_hot = 1;
+		return 0;
+	case O_TO:
+	case O_FROM:
+		return set_form(o, opt, value);
+	case O_BLOCK:
+		if (*value == '\0')
+			return wrong(opt, value, "not a name");
+		o->block = value;
 		return 0;
 	case O_JSON:
 		o->json = 1;
@@ -418,6 +453,14 @@ check_words(const struct options *o, const char *verb, unsigned seen)
 	}
 	if (o->no_hot && o->verb == VERB_LOAD && o->percent < 0) {
 		snap_warnx("--no-hot: only with --postcopy");
+		return SNAP_ESYS;
+	}
+	if (o->verb == VERB_EXPORT && o->form == FORM_ANY) {
+		snap_warnx("export: --to=stream, mapped-ram, raw or lime is missing");
+		return SNAP_ESYS;
+	}
+	if (o->block != NULL && (o->form == FORM_STREAM || o->form == FORM_MAPPED)) {
+		snap_warnx("--block: only with --to=raw or --to=lime");
 		return SNAP_ESYS;
 	}
 	for (i = 0; verbs[i].verb != o->verb; i++)

@@ -14,8 +14,13 @@ enum verb {
 	VERB_LOAD,
 	VERB_INFO,
 	VERB_CHECK,
-	VERB_OPTIMIZE
+	VERB_OPTIMIZE,
+	VERB_EXPORT,
+	VERB_IMPORT
 };
+
+/* What an image is made to, or of. */
+enum form { FORM_ANY, FORM_STREAM, FORM_MAPPED, FORM_RAW, FORM_LIME };
 
 struct options {
 	enum verb verb;
@@ -42,6 +47,8 @@ struct options {
 	int record, no_hot;
 	const char *record_to;	/* NULL: beside the image */
 	uint64_t rate;		/* bytes a second; 0: no limit */
+	enum form form;		/* --to, --from; FORM_ANY: not told */
+	const char *block;	/* --block, or NULL */
 	int json, trace;
 };
 
@@ -54,10 +61,6 @@ int options_parse(struct options *o, int argc, char **argv);
 /* Workers of a pool, as --aio says, or as suits the processors.  owner_works: while pages are
  * encoded or checked, the owner has nothing to do; while they are copied, it has. */
 unsigned options_threads(const struct options *o, int owner_works);
-
-/* What the command line says of an image to be written; save.c. */
-struct image_options;
-void options_for_image(const struct options *o, struct image_options *opt);
 
 /*
  * Read the stream on stdin up to where it may be left, and store nothing: what a
@@ -72,5 +75,7 @@ int run_load(const struct options *o);
 int run_info(const struct options *o);
 int run_check(const struct options *o);
 int run_optimize(const struct options *o);
+int run_export(const struct options *o);
+int run_import(const struct options *o);
 
 #endif

@@ -25,4 +25,7 @@ int send_bytes(struct image *im, struct stream_out *out, uint32_t type, uint64_t
  * comes, it gets some.  From here on signals just end the program. */
 int send_preamble(struct image *im, struct stream_out *out);
 
+/* Write all that follows the preamble in precopy; load.c. */
+int send_precopy(struct image *im, struct stream_out *out, unsigned threads);
+
 #endif

@@ -23,7 +23,10 @@
 #include "codec.h"
 #include "crc32c.h"
 
-enum { TOLD_MAX = 100 };	/* faults of which the place is printed */
+enum {
+	TOLD_MAX = 100,		/* faults of which the place is printed */
+	KEPT_MAX = 16 << 20	/* bytes of a section in memory; a save takes no more either */
+};
 
 /* Is this fault to be printed?  A rotten disk must not fill another one with logs. */
 static int
@@ -504,6 +507,24 @@ int
 image_read(struct image *im, const struct section *s, uint64_t off, void *buf, size_t len)
 {
 	return image_read_at(im, buf, len, s->off + off);
+}
+
+int
+image_section(struct image *im, uint32_t type, uint8_t **buf, size_t *len)
+{
+	const struct section *s = footer_section(&im->foot, type);
+
+	*buf = NULL;
+	*len = 0;
+	if (s == NULL)
+		return 0;
+	if (s->len > KEPT_MAX || (*buf = malloc((size_t)s->len + 1)) == NULL) {
+		snap_warnx("%s: no memory for a section of %llu bytes", im->path,
+		    (unsigned long long)s->len);
+		return SNAP_ESYS;
+	}
+	*len = (size_t)s->len;
+	return image_read(im, s, 0, *buf, *len);
 }
 
 /* ---- open and close ---- */

@@ -23,6 +23,8 @@ static const char usage[] =
 "       qemu-snap [options] info  IMAGE      what is in it\n"
 "       qemu-snap [options] check IMAGE...   read and verify everything\n"
 "       qemu-snap [options] optimize IMAGE NEW   write it anew\n"
+"       qemu-snap [options] export IMAGE FILE    for other programs\n"
+"       qemu-snap [options] import FILE IMAGE    a stream, or a mapped-ram file\n"
 "\n"
 "save and optimize:\n"
 "       -s, --image-size=SIZE    the image may grow to SIZE at most\n"
@@ -43,13 +45,14 @@ static const char usage[] =
 "                                directsync, unsafe (no syncs)\n"
 "       --aio=threads[,N]        size of the thread pool (1 to 4)\n"
 "info:  --json                   for programs\n"
+"export and import:\n"
+"       --to=stream|mapped-ram|raw|lime   --block=ID   --from=stream|mapped-ram\n"
 "all:   -V, --version   -h, --help\n"
-"\n"
-"In QEMU's monitor:\n"
+"QEMU's monitor:\n"
 "  migrate_set_capability background-snapshot on\n"
 "  migrate_set_parameter max-bandwidth 100G\n"
 "  migrate -d \"exec:exec qemu-snap save vm.snap\"\n"
-"and to revert, in a QEMU started with -incoming defer:\n"
+"and in a QEMU started with -incoming defer:\n"
 "  migrate_set_capability postcopy-ram on\n"
 "  migrate_incoming \"exec:exec qemu-snap --postcopy load vm.snap\"\n"
 "and if that is paused, because the page server died or met a bad page:\n"
@@ -100,6 +103,29 @@ on_signals_to_end(void (*fn)(int))
 	for (i = 0; i < sizeof sigs / sizeof sigs[0]; i++)
 		if (sigaction(sigs[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN)
 			sigaction(sigs[i], &sa, NULL);
+}
+
+static volatile sig_atomic_t got_signal;
+
+static void
+note_signal(int sig)
+{
+	got_signal = sig;
+}
+
+void
+note_signals(void)
+{
+	on_signals_to_end(note_signal);
+}
+
+int
+check_signals(const char *path)
+{
+	if (got_signal == 0)
+		return 0;
+	snap_warnx("%s: signal %d: given up", path, (int)got_signal);
+	return SNAP_ESYS;
 }
 
 /*
@@ -159,6 +185,12 @@ main(int argc, char **argv)
 		break;
 	case VERB_OPTIMIZE:
 		err = run_optimize(&o);
+		break;
+	case VERB_EXPORT:
+		err = run_export(&o);
+		break;
+	case VERB_IMPORT:
+		err = run_import(&o);
 		break;
 	case VERB_NONE:
 	case VERB_UNKNOWN:

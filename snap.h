@@ -68,6 +68,10 @@ int no_direct_io(const char *path, int coded, uint32_t page_size);
  * read is restarted.  What whoever started us ignores (nohup) stays ignored.
  */
 void on_signals_to_end(void (*fn)(int));
+/* They are noted from now on; and were there any?  0, or SNAP_ESYS after a message that path
+ * is given up. */
+void note_signals(void);
+int check_signals(const char *path);
 
 /* Print a stranger's name to stdout, with '?' for control characters. */
 void print_name(const char *name);

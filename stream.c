@@ -100,6 +100,7 @@ struct candidate {
 
 struct stream_in {
 	int fd;
+	const char *name;	/* in messages: "stream", or "FILE:" */
 	enum state state;
 	int refused, refusal_told, quiet;
 	void (*on_signal)(void *);
@@ -114,6 +115,8 @@ struct stream_in {
 	uint32_t user_page_size;
 	int page_size_told;	/* by the stream */
 	int ignore_shared;
+	int may_be_mapped, is_mapped;
+	struct mapped_block *mapped;	/* as many as blocks */
 	struct ram_map ram;
 	size_t ram_map_bytes;	/* as encoded in an image */
 	const struct ram_block *cur;
@@ -143,7 +146,7 @@ complain(struct stream_in *s, const char *fmt, ...)
 	vsnprintf(msg, sizeof msg, fmt, ap);
 	va_end(ap);
 	if (s->refused == 0 && !s->quiet)
-		snap_warnx("stream offset %llu: %s",
+		snap_warnx("%s offset %llu: %s", s->name,
 		    (unsigned long long)(s->base + s->pos), msg);
 	s->refused = SNAP_EDATA;
 	return SNAP_EDATA;
@@ -192,7 +195,7 @@ fill(struct stream_in *s, size_t max)
 		}
 		if (errno != EINTR) {
 			if (!s->quiet)
-				snap_warn(errno, "stream offset %llu: read",
+				snap_warn(errno, "%s offset %llu: read", s->name,
 				    (unsigned long long)(s->base + s->len));
 			return SNAP_ESYS;
 		}
@@ -248,36 +251,44 @@ need(struct stream_in *s, size_t n)
 	return 0;
 }
 
+/* Append to what is kept, if anything is now. */
+static int
+keep(struct stream_in *s, const uint8_t *p, size_t n)
+{
+	struct kept *k = s->keep;
+	size_t cap;
+	void *grown;
+
+	if (k == NULL)
+		return 0;
+	if (n > KEPT_MAX - s->preamble.len - s->prologue.len - s->iterables.len)
+		return complain(s, "more than %d bytes besides RAM pages and devices",
+		    (int)KEPT_MAX);
+	if (n > k->cap - k->len) {
+		cap = k->len + n + k->len / 4 + 256;
+		if ((grown = realloc(k->buf, cap)) == NULL) {
+			no_memory(s);
+			return -1;
+		}
+		k->buf = grown;
+		k->cap = cap;
+	}
+	memcpy(k->buf + k->len, p, n);
+	k->len += n;
+	return 0;
+}
+
 /* Consume n bytes: a pointer to them, valid until the next need(), or NULL. */
 static const uint8_t *
 take(struct stream_in *s, size_t n)
 {
 	const uint8_t *p;
-	struct kept *k = s->keep;
-	size_t cap;
-	void *grown;
 
 	if (need(s, n) != 0)
 		return NULL;
 	p = s->buf + s->pos;
-	if (k != NULL) {
-		if (n > KEPT_MAX - s->preamble.len - s->prologue.len - s->iterables.len) {
-			complain(s, "more than %d bytes besides RAM pages and devices",
-			    (int)KEPT_MAX);
-			return NULL;
-		}
-		if (n > k->cap - k->len) {
-			cap = k->len + n + k->len / 4 + 256;
-			if ((grown = realloc(k->buf, cap)) == NULL) {
-				no_memory(s);
-				return NULL;
-			}
-			k->buf = grown;
-			k->cap = cap;
-		}
-		memcpy(k->buf + k->len, p, n);
-		k->len += n;
-	}
+	if (keep(s, p, n) != 0)
+		return NULL;
 	s->pos += n;
 	return p;
 }
@@ -361,6 +372,8 @@ read_capabilities(struct stream_in *s)
 			return -1;
 		if (strcmp(name, "x-ignore-shared") == 0)
 			s->ignore_shared = 1;
+		else if (strcmp(name, "mapped-ram") == 0 && s->may_be_mapped)
+			s->is_mapped = 1;
 		else if (strcmp(name, "mapped-ram") == 0)
 			return complain(s, "capability mapped-ram is on: "
 			    "switch it off, its pages do not go through a pipe");
@@ -370,11 +383,23 @@ read_capabilities(struct stream_in *s)
 	return 0;
 }
 
+/* Behind at, the capabilities have been kept: leave mapped-ram out of them. */
+static int
+keep_unmapped(struct stream_in *s, size_t at)
+{
+	static const char shared[] = "\005\032configuration/capabilities\0\0\0\001"
+	    "\0\0\0\001\017x-ignore-shared";
+
+	s->preamble.len = at;
+	return s->ignore_shared ? keep(s, (const uint8_t *)shared, sizeof shared - 1) : 0;
+}
+
 static int
 read_config_subsection(struct stream_in *s)
 {
 	char name[NAME_MAX_WIRE + 1];
 	uint32_t version, bits;
+	size_t at = s->preamble.len;
 
 	if (take(s, 1) == NULL || take_name(s, name) != 0 || take_u32(s, &version) != 0)
 		return -1;
@@ -391,7 +416,7 @@ read_config_subsection(struct stream_in *s)
 		return 0;
 	}
 	if (strcmp(name, "configuration/capabilities") == 0)
-		return read_capabilities(s);
+		return read_capabilities(s) != 0 ? -1 : s->is_mapped ? keep_unmapped(s, at) : 0;
 	if (strcmp(name, "configuration/uuid") == 0)
 		return skip(s, 16);
 	return complain(s, "section %s: not known", name);
@@ -468,6 +493,50 @@ read_footer(struct stream_in *s, uint32_t sid)
 	return 0;
 }
 
+/*
+ * Behind a block's entry in a file with mapped-ram: where its pages lie.  They are passed by.
+ * (struct MappedRamHeader in migration/ram.c)
+ */
+static int
+read_mapped(struct stream_in *s, const struct ram_block *b)
+{
+	uint64_t bytes = (b->len / s->ram.page_size + 63) / 64 * 8, end;
+	struct kept *k = s->keep;
+	struct mapped_block *m;
+	const uint8_t *p;
+
+	s->keep = NULL;
+	p = take(s, 28);
+	s->keep = k;
+	if (p == NULL)
+		return -1;
+	m = realloc(s->mapped, (s->ram.nblk + 1) * sizeof *m);
+	if (m == NULL) {
+		no_memory(s);
+		return -1;
+	}
+	s->mapped = m;
+	m += s->ram.nblk;
+	m->bitmap = get_be64(p + 12);
+	m->pages = get_be64(p + 20);
+	if (get_be32(p) != 1)
+		return complain(s, "mapped-ram of version %u, not 1", (unsigned)get_be32(p));
+	if (get_be64(p + 4) != s->ram.page_size)
+		return complain(s, "mapped-ram: pages have %llu bytes, not %u; see --page-size",
+		    (unsigned long long)get_be64(p + 4), (unsigned)s->ram.page_size);
+	if (m->bitmap < s->base + s->pos || m->pages < m->bitmap ||
+	    m->pages - m->bitmap < bytes || m->pages > INT64_MAX - b->len)
+		return complain(s, "RAM block %s: lies at no possible place", b->id);
+	end = m->pages + b->len;
+	if (lseek(s->fd, (off_t)end, SEEK_SET) < 0) {
+		snap_warn(errno, "%s offset %llu", s->name, (unsigned long long)end);
+		return -1;
+	}
+	s->base = end;
+	s->pos = s->len = 0;
+	return 0;
+}
+
 /* One block of the list in START of RAM. */
 static int
 read_block(struct stream_in *s, uint64_t *left)
@@ -504,6 +573,8 @@ read_block(struct stream_in *s, uint64_t *left)
 	s->ram_map_bytes += strlen(b->id) + 17;
 	if (s->ram_map_bytes > RAM_MAP_MAX - 16)
 		return complain(s, "more RAM blocks than an image can describe");
+	if (s->is_mapped && read_mapped(s, b) != 0)
+		return -1;
 	b->first = ram->npages;
 	ram->npages += b->len / ram->page_size;
 	ram->nblk++;
@@ -878,6 +949,10 @@ read_record(struct stream_in *s, struct stream_item *it)
 	}
 	if (flags & RAM_HOOK)
 		return complain(s, "section ram: HOOK: RDMA cannot be stored");
+	if (s->is_mapped && (flags & (RAM_PAGE | RAM_ZERO)))
+		return complain(s, "section ram: a page that is not in its place");
+	if (flags == RAM_MULTIFD_FLUSH && s->is_mapped)
+		return 0;
 	if (flags == RAM_MULTIFD_FLUSH) {
 		complain(s, "section ram: MULTIFD_FLUSH: switch the capability multifd off");
 		return 0;
@@ -1094,6 +1169,7 @@ stream_open(int fd, uint32_t page_size)
 		return NULL;
 	}
 	s->fd = fd;
+	s->name = "stream";
 	s->user_page_size = page_size;
 	return s;
 }
@@ -1107,6 +1183,7 @@ stream_close(struct stream_in *s)
 	free(s->prologue.buf);
 	free(s->iterables.buf);
 	free(s->ram.blk);
+	free(s->mapped);
 	free(s->buf);
 	free(s);
 }
@@ -1209,6 +1286,19 @@ int
 stream_ignores_shared(const struct stream_in *s)
 {
 	return s->ignore_shared;
+}
+
+void
+stream_is_file(struct stream_in *s, const char *name)
+{
+	s->may_be_mapped = 1;
+	s->name = name;
+}
+
+const struct mapped_block *
+stream_mapped(const struct stream_in *s)
+{
+	return s->is_mapped ? s->mapped : NULL;
 }
 
 uint64_t

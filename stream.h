@@ -79,6 +79,18 @@ int stream_next(struct stream_in *s, struct stream_item *it);
  * reported; stream_next() goes on, so that the rest can be drained.
  */
 int stream_refused(const struct stream_in *s);
+/*
+ * fd is a file, called name in messages.  In such a one the pages may lie at places of their
+ * own, as the capability mapped-ram has it.  Then stream_mapped() is known with ITEM_BLOCKS, one
+ * for each block; else it is NULL.  All that is kept is as it were without the capability.
+ */
+struct mapped_block {
+	uint64_t bitmap;	/* file offset: a bit for each page, the lowest first; zero and
+				 * absent pages have none */
+	uint64_t pages;		/* file offset of the first page */
+};
+void stream_is_file(struct stream_in *s, const char *name);
+const struct mapped_block *stream_mapped(const struct stream_in *s);
 /* The RAM map, after ITEM_BLOCKS.  Owned by s. */
 const struct ram_map *stream_ram(const struct stream_in *s);
 /* The bytes before the RAM sections: up to START of RAM, and from there. */

@@ -557,6 +557,76 @@ test_optimize_that_is_told_to_end() {
 	assertEquals "left" "n*" "$(echo n*)"
 }
 
+# ---- export and import ----
+
+op_export() {
+	timeout $LIMIT "$FAULT" --to="$form" export i n 2>err
+	status=$?
+	read_count
+	if [ $status -eq 0 ]; then
+		no_cause
+		cmp -s n "$form" || complain "$form: exit status 0 and a wrong file"
+	else
+		one_cause
+	fi
+	if [ -e n ] && ! cmp -s n "$form"; then
+		complain "$form: left"
+	fi
+	rm -f n
+	no_part n
+}
+
+test_export() {
+	mk s --seed=1 --block=pc.ram:900 --block=b:40
+	save i s --cluster-size=64K
+	for form in stream mapped-ram raw lime; do
+		"$SNAP" export --to=$form i $form
+		each op_export pread EIO
+		[ $form = stream ] || each op_export pwrite ENOSPC
+		each op_export fsync EIO
+		each op_export rename EACCES
+		for call in malloc calloc posix_memalign; do
+			each op_export $call ENOMEM
+		done
+		each op_export pthread_create EAGAIN
+	done
+	content
+}
+
+op_import() {
+	timeout $LIMIT "$FAULT" --reproducible --cluster-size=64K import "$form" n 2>err
+	status=$?
+	read_count
+	if [ $status -eq 0 ]; then
+		no_cause
+		cmp -s n "$form.snap" || complain "exit status 0 and a wrong image"
+	else
+		one_cause
+		grep -q 'is in place, but its name may be lost' err || [ ! -e n ] ||
+			complain "left"
+	fi
+	rm -f n
+	no_part n
+}
+
+test_import() {
+	mk stream --seed=1 --block=pc.ram:900 --block=b:40
+	save i stream
+	"$SNAP" export --to=mapped-ram i mapped
+	for form in stream mapped; do
+		"$SNAP" import --reproducible --cluster-size=64K $form $form.snap
+		[ $form = stream ] || each op_import pread EIO
+		each op_import pwrite ENOSPC
+		each op_import fsync EIO
+		each op_import rename EACCES
+		for call in malloc calloc realloc posix_memalign; do
+			each op_import $call ENOMEM
+		done
+		each op_import pthread_create EAGAIN
+	done
+	content
+}
+
 # ---- postcopy ----
 
 # client OPTION... COMMAND...: a destination, which asks for pages. It does not know beforehand how

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * import.c -- a stream in a file becomes an image; also one with its pages in places of their
+ * own, as QEMU writes it with the capability mapped-ram.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "aio.h"
+#include "image.h"
+#include "options.h"
+#include "snap.h"
+#include "store.h"
+#include "stream.h"
+
+enum {
+	PIECE = 256 << 10,	/* bytes of pages read at a time; at least the largest page */
+	BITMAP = 65536		/* bytes of a bitmap */
+};
+
+struct import {
+	const struct options *opt;
+	int fd;
+	char *name;		/* of the file, for messages */
+	struct image *base;	/* or NULL */
+	struct image_writer *out;
+	struct stream_in *in;
+	uint8_t piece[PIECE], bitmap[BITMAP];
+};
+
+static int
+read_at(const struct import *m, void *buf, size_t len, uint64_t off)
+{
+	int err = io_pread(m->fd, buf, len, off);
+
+	if (err == 0)
+		return 0;
+	snap_warn(err, "%s: read at offset %llu", m->opt->file[0], (unsigned long long)off);
+	return SNAP_ESYS;
+}
+
+/* Pages that follow one another in the guest and, from off on, in the file. */
+static int
+put_pages(struct import *m, uint64_t page, uint64_t n, uint64_t off)
+{
+	uint32_t size = stream_ram(m->in)->page_size;
+	uint64_t most = PIECE / size, now, i;
+	uint8_t *room;
+	int err;
+
+	for (; n > 0; n -= now, off += now * size) {
+		now = n < most ? n : most;
+		if ((err = read_at(m, m->piece, (size_t)(now * size), off)) != 0)
+			return err;
+		for (i = 0; i < now; i++) {
+			if ((room = image_room(m->out)) == NULL)
+				return SNAP_ESYS;
+			memcpy(room, m->piece + i * size, size);
+			image_put(m->out, page++);
+		}
+		if ((err = check_signals(m->opt->file[1])) != 0)
+			return err;
+	}
+	return 0;
+}
+
+/* n pages from page on, whose bits are in m->bitmap and whose bytes are at off. */
+static int
+put_mapped(struct import *m, uint64_t page, uint64_t n, uint64_t off)
+{
+	uint32_t size = stream_ram(m->in)->page_size;
+	uint64_t i, from;
+	int err = 0;
+
+	for (i = 0; i < n && err == 0;) {
+		for (from = i; i < n && (m->bitmap[i / 8] >> i % 8 & 1); i++)
+			;
+		if (i > from)
+			err = put_pages(m, page + from, i - from, off + from * size);
+		else
+			err = image_zero(m->out, page + i++);
+	}
+	return err;
+}
+
+static int
+put_block(struct import *m, const struct ram_block *b, const struct mapped_block *at)
+{
+	uint32_t size = stream_ram(m->in)->page_size;
+	uint64_t npages = b->len / size, done, n;
+	int err = 0;
+
+	for (done = 0; done < npages && err == 0; done += n) {
+		n = npages - done < BITMAP * 8 ? npages - done : BITMAP * 8;
+		err = read_at(m, m->bitmap, (size_t)((n + 7) / 8), at->bitmap + done / 8);
+		if (err == 0)
+			err = put_mapped(m, b->first + done, n, at->pages + done * size);
+		if (err == 0)
+			err = check_signals(m->opt->file[1]);
+	}
+	return err;
+}
+
+/* The pages of all blocks, if they do not come with the stream. */
+static int
+put_blocks(struct import *m)
+{
+	const struct ram_map *ram = stream_ram(m->in);
+	const struct mapped_block *at = stream_mapped(m->in);
+	size_t i;
+	int err = 0;
+
+	for (i = 0; at != NULL && i < ram->nblk && err == 0; i++)
+		err = put_block(m, &ram->blk[i], &at[i]);
+	return err;
+}
+
+/* The kind that --from tells must be the one that is there. */
+static int
+check_kind(const struct import *m)
+{
+	int mapped = stream_mapped(m->in) != NULL;
+
+	if (m->opt->form == FORM_ANY || mapped == (m->opt->form == FORM_MAPPED))
+		return 0;
+	snap_warnx("%s: is %s", m->opt->file[0], mapped ? "a file with mapped-ram" :
+	    "a stream without mapped-ram");
+	return SNAP_EDATA;
+}
+
+static int
+store(struct import *m)
+{
+	struct stream_item it;
+	int r, err, sealed = 0;
+
+	while ((r = stream_next(m->in, &it)) == 1) {
+		if ((err = check_signals(m->opt->file[1])) != 0 ||
+		    (it.kind == ITEM_BLOCKS && (err = check_kind(m)) != 0) ||
+		    (err = store_item(m->out, m->in, &it, &sealed)) != 0 ||
+		    (it.kind == ITEM_BLOCKS && (err = put_blocks(m)) != 0))
+			return err;
+	}
+	return r != 0 ? r : store_commit(m->out, m->opt, m->opt->file[1],
+	    stream_split(m->in));
+}
+
+static int
+import(struct import *m)
+{
+	const struct options *o = m->opt;
+	int err;
+
+	if ((err = io_open(o->file[0], 0, 0, &m->fd)) != 0) {
+		m->fd = -1;
+		if (err == EINVAL)
+			snap_warnx("%s: is not a regular file", o->file[0]);
+		else
+			snap_warn(err, "%s", o->file[0]);
+		return SNAP_ESYS;
+	}
+	if ((m->name = malloc(strlen(o->file[0]) + 2)) != NULL)
+		strcat(strcpy(m->name, o->file[0]), ":");
+	if (m->name == NULL || (m->in = stream_open(m->fd, o->page_size)) == NULL) {
+		snap_warn(ENOMEM, "%s", o->file[0]);
+		return SNAP_ESYS;
+	}
+	stream_is_file(m->in, m->name);
+	note_signals();
+	if ((m->out = store_create(o, o->file[1], &m->base, &err)) == NULL)
+		return err;
+	return store(m);
+}
+
+int
+run_import(const struct options *o)
+{
+	struct import *m = calloc(1, sizeof *m);
+	int err;
+
+	if (m == NULL) {
+		snap_warn(ENOMEM, "%s", o->file[1]);
+		return SNAP_ESYS;
+	}
+	m->opt = o;
+	err = import(m);
+	image_free(m->out);
+	image_close(m->base);
+	stream_close(m->in);
+	if (m->fd >= 0)
+		io_close(m->fd);
+	free(m->name);
+	free(m);
+	return err;
+}

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * store.c -- what comes of a stream goes into an image.
+ */
+#include "store.h"
+
+#include <string.h>
+
+#include "snap.h"
+
+void
+store_options(const struct options *o, struct image_options *opt)
+{
+	memset(opt, 0, sizeof *opt);
+	opt->unit_pages = o->unit_pages;
+	opt->cluster_size = o->cluster_size;
+	opt->threads = options_threads(o, o->codec == NULL);
+	opt->io_flags = o->io_flags;
+	opt->unsafe = o->unsafe;
+	opt->reproducible = o->reproducible;
+	opt->max_size = o->max_size;
+	opt->codec = o->codec;
+	opt->level = o->level;
+}
+
+struct image_writer *
+store_create(const struct options *o, const char *path, struct image **base, int *err)
+{
+	struct image_options opt;
+	struct image_writer *w;
+
+	if (o->base != NULL && ((*base = image_open(o->base, 0, err)) == NULL ||
+	    (*err = image_open_ancestors(*base)) != 0))
+		return NULL;
+	store_options(o, &opt);
+	opt.base = *base;
+	if ((w = image_create(path, &opt)) == NULL)
+		*err = SNAP_ESYS;
+	return w;
+}
+
+static int
+put_page(struct image_writer *w, const struct stream_item *it)
+{
+	uint8_t *room = image_room(w);
+
+	if (room == NULL)
+		return SNAP_ESYS;
+	memcpy(room, it->data, it->len);
+	image_put(w, it->page);
+	return 0;
+}
+
+static int
+seal(struct image_writer *w, const struct stream_in *in)
+{
+	const struct kept *k[3];
+	struct image_bytes b[3] = {
+		{ SEC_PREAMBLE, NULL, 0 },
+		{ SEC_PROLOGUE, NULL, 0 },
+		{ SEC_ITERABLES, NULL, 0 }
+	};
+	uint32_t flags = 0;
+	int i;
+
+	k[0] = stream_preamble(in);
+	k[1] = stream_prologue(in);
+	k[2] = stream_iterables(in);
+	for (i = 0; i < 3; i++) {
+		b[i].buf = k[i]->buf;
+		b[i].len = k[i]->len;
+	}
+	if (stream_ended(in))
+		flags |= IMAGE_ENDED;
+	if (stream_ignores_shared(in))
+		flags |= IMAGE_IGNORE_SHARED;
+	return image_seal(w, b, 3, flags);
+}
+
+static int
+put_tail(struct image_writer *w, const struct stream_in *in, const struct stream_item *it,
+    int *sealed)
+{
+	int err = *sealed ? 0 : seal(w, in);
+
+	*sealed = 1;
+	if (err != 0 || (err = image_tail(w, it->data, it->len)) != 0)
+		return err;
+	return it->more > 0 ? image_hold(w, it->more) : 0;
+}
+
+int
+store_item(struct image_writer *w, const struct stream_in *in, const struct stream_item *it,
+    int *sealed)
+{
+	switch (it->kind) {
+	case ITEM_BLOCKS:
+		return image_begin(w, stream_ram(in));
+	case ITEM_PAGE:
+		return put_page(w, it);
+	case ITEM_ZERO:
+		return image_zero(w, it->page);
+	case ITEM_TAIL:
+		return put_tail(w, in, it, sealed);
+	case ITEM_REFUSED:
+		return stream_refused(in);
+	}
+	return SNAP_EBUG;
+}
+
+int
+store_commit(struct image_writer *w, const struct options *o, const char *path, uint64_t split)
+{
+	int err = image_commit(w, split);
+
+	if (err == 0 && o->unsafe)
+		snap_warnx("%s: written without syncs: a crash of the host may damage it", path);
+	return err;
+}
