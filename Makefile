@@ -16,7 +16,7 @@ STD = -D_POSIX_C_SOURCE=200809L -D_FILE_OFFSET_BITS=64
 
 OBJ = snap.o options.o message.o save.o store.o guard.o load.o postcopy.o info.o check.o \
 	optimize.o export.o import.o preamble.o target.o stream.o image.o units.o index.o \
-	reader.o fetch.o verify.o chain.o \
+	reader.o fetch.o verify.o chain.o diff.o \
 	layout.o table.o hot.o marks.o codec.o codec_zstd.o crc32c.o latency.o json.o \
 	aio_pthreads.o
 HDR = snap.h options.h stream.h image.h writer.h reader.h layout.h table.h codec.h \

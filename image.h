@@ -88,6 +88,8 @@ struct image *image_open(const char *path, int io_flags, int *err);
 void image_close(struct image *im);
 /* One of many that are open: few of its tables are to stay in memory. */
 void image_keep_little(struct image *im);
+/* It is gone through in the guest's order, once: few of its page leaves are to stay. */
+void image_keep_few_leaves(struct image *im);
 const char *image_path(const struct image *im);
 const struct ram_map *image_ram(const struct image *im);
 const struct image_header *image_header(const struct image *im);
@@ -104,6 +106,15 @@ int image_at_hand(const struct image *im, uint64_t page);
 /* The same as image_lookup() for the first page from *page on that is not absent, which *page is
  * then; PAGE_ABSENT: there is none. */
 int image_next_present(struct image *im, uint64_t *page, uint64_t *entry);
+/* The same for the first page from *page on, before end, that has bytes; PAGE_ABSENT, and *page
+ * is end: there is none.  Quick where whole leaves have none. */
+int image_next_bytes(struct image *im, uint64_t *page, uint64_t end, uint64_t *entry);
+/* The CRC of a page that image_lookup() tells this of, stored or in an ancestor. */
+int image_crc(struct image *im, uint64_t page, int state, uint64_t entry, uint32_t *crc);
+/* The image in which the bytes of such a page lie.  The ancestors MUST be open. */
+const struct image *image_holder(const struct image *im, int state, uint64_t entry);
+/* Are both the same file? */
+int image_is_same(const struct image *a, const struct image *b);
 /* Which page lies in slot, or DEAD_PAGE, and its CRC. */
 int image_slot(struct image *im, uint64_t slot, uint64_t *page, uint32_t *crc);
 /*

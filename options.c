@@ -29,7 +29,8 @@ enum {
 enum id {
 	O_IMAGE_SIZE, O_NOCACHE, O_CACHE, O_AIO, O_PAGE_SIZE, O_POSTCOPY, O_RATE,
 	O_RESUME, O_UUID, O_REPRODUCIBLE, O_CLUSTER_SIZE, O_UNIT_PAGES, O_COMPRESS, O_BASE,
-	O_RECORD, O_NO_HOT, O_TO, O_FROM, O_BLOCK, O_JSON, O_TRACE, O_VERSION, O_HELP, O_LATER
+	O_RECORD, O_NO_HOT, O_TO, O_FROM, O_BLOCK, O_LIST, O_PARANOID, O_JSON, O_TRACE,
+	O_VERSION, O_HELP, O_LATER
 };
 
 enum takes { NOTHING, VALUE, MAYBE };	/* MAYBE: --x=VALUE, or -x and a number */
@@ -42,8 +43,9 @@ enum {
 	OPTIMIZE = 1 << VERB_OPTIMIZE,
 	EXPORT = 1 << VERB_EXPORT,
 	IMPORT = 1 << VERB_IMPORT,
+	DIFF = 1 << VERB_DIFF,
 	WRITES = SAVE | OPTIMIZE | IMPORT,
-	USES_POOL = WRITES | LOAD | CHECK | EXPORT,
+	USES_POOL = WRITES | LOAD | CHECK | EXPORT | DIFF,
 	ANY = ~0
 };
 
@@ -73,7 +75,9 @@ static const struct option {
 	{ "to",			0,   O_TO,		VALUE,	EXPORT },
 	{ "from",		0,   O_FROM,		VALUE,	IMPORT },
 	{ "block",		0,   O_BLOCK,		VALUE,	EXPORT },
-	{ "json",		0,   O_JSON,		NOTHING, INFO },
+	{ "list",		0,   O_LIST,		NOTHING, DIFF },
+	{ "paranoid",		0,   O_PARANOID,	NOTHING, DIFF },
+	{ "json",		0,   O_JSON,		NOTHING, INFO | DIFF },
 	{ "trace",		't', O_TRACE,		NOTHING, SAVE | LOAD },
 	{ "version",		'V', O_VERSION,		NOTHING, ANY },
 	{ "help",		'h', O_HELP,		NOTHING, ANY },
@@ -96,7 +100,8 @@ static const struct {
 	{ "check", VERB_CHECK, INT_MAX, { "image" } },
 	{ "optimize", VERB_OPTIMIZE, 2, { "image", "new image" } },
 	{ "export", VERB_EXPORT, 2, { "image", "file to be written" } },
-	{ "import", VERB_IMPORT, 2, { "file", "new image" } }
+	{ "import", VERB_IMPORT, 2, { "file", "new image" } },
+	{ "diff", VERB_DIFF, 2, { "image", "second image" } }
 };
 enum { NVERBS = sizeof verbs / sizeof verbs[0] };
 
@@ -323,6 +328,12 @@ set(struct options *o, const struct option *opt, const char *value)
 		if (*value == '\0')
 			return wrong(opt, value, "not a name");
 		o->block = value;
+		return 0;
+	case O_LIST:
+		o->list = 1;
+		return 0;
+	case O_PARANOID:
+		o->paranoid = 1;
 		return 0;
 	case O_JSON:
 		o->json = 1;

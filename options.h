@@ -16,7 +16,8 @@ enum verb {
 	VERB_CHECK,
 	VERB_OPTIMIZE,
 	VERB_EXPORT,
-	VERB_IMPORT
+	VERB_IMPORT,
+	VERB_DIFF
 };
 
 /* What an image is made to, or of. */
@@ -50,6 +51,7 @@ struct options {
 	enum form form;		/* --to, --from; FORM_ANY: not told */
 	const char *block;	/* --block, or NULL */
 	int json, trace;
+	int list, paranoid;
 };
 
 /*
@@ -77,5 +79,6 @@ int run_check(const struct options *o);
 int run_optimize(const struct options *o);
 int run_export(const struct options *o);
 int run_import(const struct options *o);
+int run_diff(const struct options *o);
 
 #endif

@@ -201,9 +201,15 @@ drop_leaves(struct image *im)
 }
 
 void
-image_keep_little(struct image *im)
+image_keep_few_leaves(struct image *im)
 {
 	im->little = 1;
+}
+
+void
+image_keep_little(struct image *im)
+{
+	image_keep_few_leaves(im);
 	im->nunit = LITTLE_UNITS;
 }
 
@@ -344,6 +350,28 @@ image_next_present(struct image *im, uint64_t *page, uint64_t *entry)
 	return PAGE_ABSENT;
 }
 
+int
+image_next_bytes(struct image *im, uint64_t *page, uint64_t end, uint64_t *entry)
+{
+	struct page_leaf *leaf = NULL;
+	uint16_t granules;
+	uint64_t index;
+	unsigned i;
+	int err;
+
+	while (*page < end) {
+		index = *page / LEAF_PAGES;
+		if ((err = image_need_leaf(im, index, &granules, &leaf)) != 0)
+			return err;
+		i = granules <= 1 ? LEAF_PAGES : leaf_next(leaf, (unsigned)(*page % LEAF_PAGES));
+		*page = index * LEAF_PAGES + i;
+		if (i < LEAF_PAGES && *page < end)
+			return image_lookup(im, *page, entry);
+	}
+	*page = end;
+	return PAGE_ABSENT;
+}
+
 /* The slot's entry in the unit table, and its unit's record; at->page is DEAD_PAGE if no page
  * lies there. */
 static int
@@ -377,6 +405,33 @@ image_slot(struct image *im, uint64_t slot, uint64_t *page, uint32_t *crc)
 	*page = at.page;
 	*crc = at.crc;
 	return err;
+}
+
+int
+image_crc(struct image *im, uint64_t page, int state, uint64_t entry, uint32_t *crc)
+{
+	uint64_t there;
+	int err;
+
+	*crc = entry_crc(entry);
+	if (state == PAGE_ANCESTOR)
+		return 0;
+	if ((err = image_slot(im, entry, &there, crc)) != 0 || there == page)
+		return err;
+	image_bad_page(im, page, "page table and unit table do not agree");
+	return SNAP_EDATA;
+}
+
+const struct image *
+image_holder(const struct image *im, int state, uint64_t entry)
+{
+	return state == PAGE_ANCESTOR ? im->anc_image[entry_ancestor(entry)] : im;
+}
+
+int
+image_is_same(const struct image *a, const struct image *b)
+{
+	return a == b || io_same(a->fd, b->fd);
 }
 
 const char *

@@ -47,7 +47,7 @@ struct image {
 	uint64_t held;		/* bytes in the file of the page leaves in memory */
 	struct unit_leaf unit[UNIT_CACHE];
 	unsigned nunit;		/* of these in use */
-	int little;		/* see image_keep_little() */
+	int little;		/* few leaves; see image_keep_few_leaves() */
 	struct ancestor *anc;	/* what the image says of them */
 	struct image **anc_image;	/* those opened */
 	unsigned nanc;

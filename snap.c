@@ -25,6 +25,7 @@ static const char usage[] =
 "       qemu-snap [options] optimize IMAGE NEW   write it anew\n"
 "       qemu-snap [options] export IMAGE FILE    for other programs\n"
 "       qemu-snap [options] import FILE IMAGE    a stream, or a mapped-ram file\n"
+"       qemu-snap [options] diff  A B        what changed, by block\n"
 "\n"
 "save and optimize:\n"
 "       -s, --image-size=SIZE    the image may grow to SIZE at most\n"
@@ -39,14 +40,15 @@ static const char usage[] =
 "save and load:\n"
 "       -S, --page-size=SIZE     target page, where the stream does not tell\n"
 "       -t, --trace              say what was done\n"
-"save, load, check and optimize:\n"
+"save, load, check, optimize and diff:\n"
 "       -n, --nocache            direct I/O; the same as --cache=none\n"
 "       --cache=MODE             writeback (default), none, writethrough,\n"
 "                                directsync, unsafe (no syncs)\n"
 "       --aio=threads[,N]        size of the thread pool (1 to 4)\n"
-"info:  --json                   for programs\n"
 "export and import:\n"
 "       --to=stream|mapped-ram|raw|lime   --block=ID   --from=stream|mapped-ram\n"
+"info and diff: --json           for programs\n"
+"diff:  --list  --paranoid       ranges, too; compare bytes, not only CRCs\n"
 "all:   -V, --version   -h, --help\n"
 "QEMU's monitor:\n"
 "  migrate_set_capability background-snapshot on\n"
@@ -191,6 +193,9 @@ main(int argc, char **argv)
 		break;
 	case VERB_IMPORT:
 		err = run_import(&o);
+		break;
+	case VERB_DIFF:
+		err = run_diff(&o);
 		break;
 	case VERB_NONE:
 	case VERB_UNKNOWN:

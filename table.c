@@ -80,6 +80,14 @@ leaf_get(const struct page_leaf *l, unsigned i, uint64_t *entry)
 	return st;
 }
 
+unsigned
+leaf_next(const struct page_leaf *l, unsigned i)
+{
+	while (i < LEAF_PAGES && state_of(l, i) < PAGE_STORED)
+		i = l->state[i / 4] & 0xaa ? i + 1 : (i / 4 + 1) * 4;
+	return i;
+}
+
 int
 leaf_set(struct page_leaf *l, unsigned i, enum page_state st, uint64_t entry)
 {

@@ -94,6 +94,8 @@ struct page_leaf {
 
 /* What page i of the leaf is; *entry is its entry, if it has one. */
 enum page_state leaf_get(const struct page_leaf *l, unsigned i, uint64_t *entry);
+/* The first page from page i on that has an entry, or LEAF_PAGES. */
+unsigned leaf_next(const struct page_leaf *l, unsigned i);
 /* Set it; 0, or -1: out of memory and nothing changed. */
 int leaf_set(struct page_leaf *l, unsigned i, enum page_state st, uint64_t entry);
 /* Number of pages among the first n in each state. */
