@@ -9,6 +9,7 @@ without bytes; xHH this byte throughout; rN random bytes of seed N; cN such that
 the bytes of a file. Pages not told of never come. A background snapshot, with one device.
 """
 
+import bisect
 import random
 import struct
 import sys
@@ -39,22 +40,24 @@ def content(what):
 
 
 page_size = int(sys.argv[1])
-blocks, where = [], []
+blocks, firsts, total = [], [], 0
 for item in sys.argv[2].split(','):
     block, pages = item.rsplit(':', 1)
     blocks.append((block, int(pages) * page_size))
-    where += [(block, i * page_size) for i in range(int(pages))]
+    firsts.append(total)
+    total += int(pages)
 out = sys.stdout.buffer
 out.write(b'QEVM' + struct.pack('>I', 3) + b'\x07' + struct.pack('>I', 4) + b'none' +
           b'\x05' + name('configuration/target-page-bits') +
           struct.pack('>II', 1, page_size.bit_length() - 1))
 out.write(b'\x01' + RAM + name('ram') + struct.pack('>II', 0, 4) +
-          word(len(where) * page_size | MEM_SIZE) +
+          word(total * page_size | MEM_SIZE) +
           b''.join(name(b) + word(n) for b, n in blocks) + word(EOS) + FOOTER + RAM)
 out.write(b'\x02' + RAM)
 for item in sys.argv[3:]:
     page, what = item.split('=', 1)
-    block, offset = where[int(page)]
+    at = bisect.bisect(firsts, int(page)) - 1
+    block, offset = blocks[at][0], (int(page) - firsts[at]) * page_size
     if what == 'z':
         out.write(word(offset | ZERO) + name(block) + b'\0')
     else:
