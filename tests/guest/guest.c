@@ -12,6 +12,8 @@
  *   use=N, use=N%   leave the rest of the RAM alone (default: all of it)
  *   every=N         one hot page is rewritten for every N pages checked (default 4)
  *   stalls=1        tell how long pages take to be touched
+ *   rounds=N        no sweeps: fill the pages and wait; for each byte that comes on COM1, rewrite N
+ *                   pages drawn at random, and tell of each page of the RAM that this wrote to
  *
  * On COM1, a line each:
  *   guest cpus C pages P first F hot H      once, before the pages are filled
@@ -26,6 +28,15 @@
  * Sweep N begins on every CPU after line N-1 was printed. So the first line after a revert says
  * nothing about pages checked before the snapshot; the second one covers all pages.
  *
+ * With rounds, instead of sweeps:
+ *   round N bad B                           round N is done (0: all is filled); the guest waits,
+ *                                           and writes to no page before the next one
+ * and on port 0xe9 a line for each page of the RAM before it is written to in a round and after it,
+ * with its number: "bz P" and "bd P" before, "az P" and "ad P" after; z: it is all zero, d: it is
+ * not. What is not zero both times has changed for certain. Told are pages under test, those of the
+ * table of generations, the stack, the state of the rounds, and one that a device writes (by DMA).
+ * No other is written to. The heartbeat comes while the guest waits.
+ *
  * Limits: RAM up to the hole below 4 GiB is covered (2 GiB and more on every machine), MAX_CPUS.
  */
 
@@ -39,7 +50,10 @@
 #define BITS 33u                /* numbers of bits that a count of cycles may have */
 #define REAL_PAGE 0x8000u       /* where the other CPUs start; free memory below 1 MiB */
 
-enum { COM1 = 0x3f8, DEBUGCON = 0xe9, FW_CFG_SELECT = 0x510, FW_CFG_DATA = 0x511 };
+enum {
+	COM1 = 0x3f8, DEBUGCON = 0xe9, FW_CFG_SELECT = 0x510, FW_CFG_DATA = 0x511,
+	FW_CFG_DMA = 0x514
+};
 
 /* What the PVH protocol passes: only the fields used here have names. */
 struct start_info {
@@ -69,7 +83,7 @@ extern char fixed_start[], fixed_end[], image_end[];    /* guest.ld */
 void first_main(const struct start_info *info);
 void other_main(uint32_t self);
 
-char stacks[MAX_CPUS * STACK] __attribute__((aligned(16)));
+char stacks[MAX_CPUS * STACK] __attribute__((aligned(STACK)));
 volatile uint32_t cpus_up = 1;
 
 static struct cpu cpus[MAX_CPUS];
@@ -83,6 +97,8 @@ static volatile uint32_t filled;        /* CPUs that have filled their slice */
 static volatile uint32_t arrived;       /* CPUs that have finished the sweep */
 static volatile uint32_t sweeps;        /* sweeps finished by all */
 static volatile uint32_t bad, print_lock;
+static uint32_t state[WORDS] __attribute__((aligned(PAGE)));	/* of the rounds */
+static uint32_t by_device[WORDS] __attribute__((aligned(PAGE)));
 static uint32_t stalls[BITS];           /* touches of a page, by the bits of their cycles */
 
 static inline void outb(uint16_t port, uint8_t value)
@@ -93,6 +109,11 @@ static inline void outb(uint16_t port, uint8_t value)
 static inline void outw(uint16_t port, uint16_t value)
 {
 	__asm__ volatile("outw %0, %1" : : "a"(value), "Nd"(port));
+}
+
+static inline void outl(uint16_t port, uint32_t value)
+{
+	__asm__ volatile("outl %0, %1" : : "a"(value), "Nd"(port) : "memory");
 }
 
 static inline uint8_t inb(uint16_t port)
@@ -437,6 +458,91 @@ void other_main(uint32_t self)
 		__asm__ volatile("hlt");
 }
 
+/* ---- rounds ---- */
+
+/* What is in state[]: no other variable is written to in a round. */
+enum { ROUND, RANDOM, COMMAND, LENGTH, ADDRESS_HIGH, ADDRESS_LOW };
+
+static void tell(char when, const void *place)
+{
+	const uint32_t *p = (const uint32_t *)((uint32_t)place / PAGE * PAGE);
+	uint32_t i, data = 0;
+
+	for (i = 0; i < WORDS; i++)
+		data |= p[i];
+	outb(DEBUGCON, (uint8_t)when);
+	outb(DEBUGCON, data ? 'd' : 'z');
+	outb(DEBUGCON, ' ');
+	for (i = 20; i; i -= 4)
+		outb(DEBUGCON, (uint8_t)"0123456789abcdef"[(uint32_t)p / PAGE >> (i - 4) & 15]);
+	outb(DEBUGCON, '\n');
+}
+
+/* What is not under test, and written to in every round. */
+static void tell_own(char when)
+{
+	tell(when, state);
+	tell(when, stacks);
+	tell(when, by_device);
+}
+
+/* Have the device of the firmware's configuration write its name to where nothing is yet. */
+static void let_device_write(void)
+{
+	volatile uint32_t *s = state;
+
+	s[COMMAND] = __builtin_bswap32(0x0a);   /* select item 0, and read */
+	s[LENGTH] = __builtin_bswap32(4);
+	s[ADDRESS_HIGH] = 0;
+	s[ADDRESS_LOW] = __builtin_bswap32((uint32_t)&by_device[s[ROUND] % WORDS]);
+	outl(FW_CFG_DMA, 0);
+	outl(FW_CFG_DMA + 4, __builtin_bswap32((uint32_t)&s[COMMAND]));
+	while (s[COMMAND])
+		pause();
+}
+
+/* The number of the round is on the stack's page as well: that it has changed is certain. */
+static void do_round(uint32_t n)
+{
+	uint32_t page;
+
+	tell_own('b');
+	state[ROUND]++;
+	*(volatile uint32_t *)stacks = state[ROUND];
+	let_device_write();
+	for (; n; n--) {
+		state[RANDOM] = next(state[RANDOM]);
+		page = first_page + (state[RANDOM] >> 4) % (end_page - first_page);
+		check(page);
+		tell('b', (void *)(page * PAGE));
+		tell('b', &generation[page]);
+		generation[page]++;
+		fill(page);
+		tell('a', (void *)(page * PAGE));
+		tell('a', &generation[page]);
+	}
+	tell_own('a');
+}
+
+static void do_rounds(uint32_t n)
+{
+	uint32_t page;
+
+	for (page = first_page; page < end_page; page++) {
+		generation[page] = 0;
+		fill(page);
+	}
+	for (;;) {
+		put_number("round", state[ROUND], 10);
+		put_number(" bad", bad, 10);
+		put("\n");
+		while (!(inb(COM1 + 5) & 1))    /* nothing was received */
+			outb(DEBUGCON, '.');
+		inb(COM1);
+		do_round(n);
+	}
+}
+
 /* ---- start ---- */
 
 static void stop(const char *why)
@@ -527,7 +633,7 @@ void first_main(const struct start_info *info)
 {
 	const struct memmap_entry *map = (const struct memmap_entry *)(uint32_t)info->memmap;
 	const char *line = info->cmdline ? (const char *)(uint32_t)info->cmdline : "";
-	uint32_t i, hot, pages, image = (uint32_t)image_end;
+	uint32_t i, hot, pages, rounds, image = (uint32_t)image_end;
 	int percent;
 
 	if (info->magic != START_MAGIC || info->version < 1)
@@ -560,6 +666,9 @@ void first_main(const struct start_info *info)
 	if (every == 0)
 		every = 1;
 	tell_stalls = option(line, "stalls=", 0, &percent);
+	rounds = option(line, "rounds=", 0, &percent);
+	if (rounds && ncpus > 1)
+		stop("rounds are for one CPU");
 	share_pages(hot);
 	code_sum = sum_code();
 
@@ -569,6 +678,8 @@ void first_main(const struct start_info *info)
 	put_number(" hot", cpus[0].hot * ncpus, 10);
 	put("\n");
 
+	if (rounds)
+		do_rounds(rounds);      /* does not return */
 	if (ncpus > 1)
 		start_cpus();
 	go = 1;
