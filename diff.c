@@ -11,7 +11,7 @@
  * told in order.  A batch comes back when the ring is full, and all do at the end of a block.
  *
  * Memory does not follow the guest: ranges are printed as soon as they end, before the counts
- * of their block.
+ * of their block.  Without ranges, nothing is printed before all is known.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -136,7 +136,7 @@ print_json_pages(const uint64_t n[KINDS])
 	putchar('}');
 }
 
-/* Up to where its ranges come. */
+/* A block, up to where its ranges come. */
 static void
 print_json_row(const struct diff *d, const struct row *r)
 {
@@ -159,6 +159,14 @@ print_json_row_end(const struct diff *d, const struct row *r)
 	else
 		fputs("\"pages\": null", stdout);
 	putchar('}');
+}
+
+static void
+print_json_end(const struct diff *d)
+{
+	fputs("\n  ],\n  ", stdout);
+	print_json_pages(d->total);
+	puts("\n}");
 }
 
 static void
@@ -419,7 +427,7 @@ do_row(struct diff *d, struct row *r)
 
 	d->now = r;
 	d->listed = 0;
-	if (d->opt->json)
+	if (d->opt->json && d->opt->list)
 		print_json_row(d, r);
 	if (r->a != NULL && r->b != NULL) {
 		len = r->a->len < r->b->len ? r->a->len : r->b->len;
@@ -427,8 +435,56 @@ do_row(struct diff *d, struct row *r)
 			return err;
 		end_range(d);
 	}
-	if (d->opt->json)
+	if (d->opt->json && d->opt->list)
 		print_json_row_end(d, r);
+	return 0;
+}
+
+static int
+do_rows(struct diff *d)
+{
+	struct row *r;
+	int err;
+
+	for (r = d->row; r < d->row + d->nrow; r++)
+		if ((err = do_row(d, r)) != 0)
+			return err;
+	return 0;
+}
+
+static int
+tell_people(struct diff *d)
+{
+	int err;
+
+	if (d->opt->list)
+		print_header(d);
+	if ((err = do_rows(d)) != 0)
+		return err;
+	if (!d->opt->list)
+		print_header(d);
+	print_table(d);
+	return 0;
+}
+
+static int
+tell_programs(struct diff *d)
+{
+	const struct row *r;
+	int err;
+
+	if (d->opt->list)
+		print_json_header(d);
+	if ((err = do_rows(d)) != 0)
+		return err;
+	if (!d->opt->list) {
+		print_json_header(d);
+		for (r = d->row; r < d->row + d->nrow; r++) {
+			print_json_row(d, r);
+			print_json_row_end(d, r);
+		}
+	}
+	print_json_end(d);
 	return 0;
 }
 
@@ -488,7 +544,6 @@ static int
 diff(struct diff *d)
 {
 	const struct options *o = d->opt;
-	size_t i;
 	int err;
 
 	if ((err = open_side(&d->a, o->file[0], o)) != 0 ||
@@ -503,20 +558,7 @@ diff(struct diff *d)
 	}
 	if ((err = make_rows(d)) != 0 || (o->paranoid && (err = make_batches(d)) != 0))
 		return err;
-	if (o->json)
-		print_json_header(d);
-	else
-		print_header(d);
-	for (i = 0; i < d->nrow; i++)
-		if ((err = do_row(d, &d->row[i])) != 0)
-			return err;
-	if (o->json) {
-		fputs("\n  ],\n  ", stdout);
-		print_json_pages(d->total);
-		puts("\n}");
-	} else
-		print_table(d);
-	return 0;
+	return o->json ? tell_programs(d) : tell_people(d);
 }
 
 int

@@ -361,6 +361,10 @@ image_next_bytes(struct image *im, uint64_t *page, uint64_t end, uint64_t *entry
 
 	while (*page < end) {
 		index = *page / LEAF_PAGES;
+		if (im->node_len[index / NODE_LEAVES] <= 1) {
+			*page = (index / NODE_LEAVES + 1) * NODE_LEAVES * LEAF_PAGES;
+			continue;
+		}
 		if ((err = image_need_leaf(im, index, &granules, &leaf)) != 0)
 			return err;
 		i = granules <= 1 ? LEAF_PAGES : leaf_next(leaf, (unsigned)(*page % LEAF_PAGES));

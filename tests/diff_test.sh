@@ -372,9 +372,13 @@ test_a_damaged_page() {
 			assertContains "$(cat err)" "qemu-snap: a: block m offset 0x"
 			assertContains "$(cat err)" "page fails its checksum"
 			assertEquals "one message" 1 "$(wc -l <err | tr -d ' ')"
+			assertEquals "" "$(cat out)"
+			# shellcheck disable=SC2086
+			run "$SNAP" diff --paranoid --list $options
 			assertNotContains "$(cat out)" "total"
 		done
-		run "$SNAP" diff --paranoid --json b a
+		run "$SNAP" diff --paranoid --json --list b a
+		assertEquals 2 "$status"
 		assertFalse "half an object" "python3 -m json.tool <out"
 		# They are the same pages, in the same place; nothing is read.
 		differ a based --paranoid

@@ -502,6 +502,25 @@ test_check_with_a_base() {
 	content
 }
 
+# Pages of i are those of b; those of c are read to be compared.
+test_diff() {
+	prepare_based
+	cp b c
+	for options in "diff b" "diff --json c" "diff --paranoid c" "diff --paranoid --json c"; do
+		# shellcheck disable=SC2086
+		"$SNAP" $options i >good
+		each op_out pread EIO
+		each op_out open EMFILE
+		for call in malloc calloc; do
+			each op_out $call ENOMEM
+		done
+	done
+	same op_out pread:\*:short
+	each op_out posix_memalign ENOMEM
+	each op_out pthread_create EAGAIN
+	content
+}
+
 # ---- optimize ----
 
 op_optimize() {

@@ -1039,6 +1039,35 @@ walk(struct image *im, uint64_t *sum, int *whole)
 	return stored;
 }
 
+/* Pages with bytes, as diff goes through them: as many as present, if that is not -1. */
+static void
+walk_bytes(struct image *im, int64_t present)
+{
+	uint64_t page = 0, entry, other, end = image_ram(im)->npages;
+	int64_t n = 0;
+	uint32_t crc, again_crc;
+	int st, err;
+
+	for (;; page++) {
+		if ((st = image_next_bytes(im, &page, end, &entry)) < 0) {
+			fails(st);
+			return;
+		}
+		if (st == PAGE_ABSENT)
+			break;
+		MUST(st >= PAGE_STORED && page < end);
+		MUST(image_lookup(im, page, &other) == st && other == entry);
+		if (n < 64 && (err = image_crc(im, page, st, entry, &crc)) != 0)
+			fails(err);
+		else if (n < 64 && st == PAGE_STORED)
+			MUST(image_slot(im, entry, &other, &again_crc) == 0 && other == page &&
+			    again_crc == crc);
+		if (++n > LOOKUPS)
+			return;
+	}
+	MUST(page == end && (present < 0 || n == present));
+}
+
 /* Fetch one page by its number, as for a destination that asks for it. */
 static void
 fetch_one(struct image_fetch *f, struct aio *ring, uint64_t page, int st, uint64_t entry)
@@ -1336,6 +1365,7 @@ use(struct image *im, const uint8_t *data, size_t size, int thorough)
 	stored = !family ? -1 : thorough ? scan(im, NULL, &scanned) :
 	    fetch_all(im, &scanned);
 	present = walk(im, &walked, &whole);
+	walk_bytes(im, whole ? present : -1);
 	messages = 0;
 	err = image_check_tables(im, &faults);
 	MUST(err == 0);			/* the file can be read */
