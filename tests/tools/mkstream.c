@@ -235,13 +235,17 @@ flush(void)
 static void
 put(const void *buf, size_t len)
 {
-	const size_t want = len < opt.cut ? len : (size_t)opt.cut;
+	const uint8_t *p = buf;
+	size_t want = len < opt.cut ? len : (size_t)opt.cut, n;
 
-	if (want > sizeof out - out_len)
-		flush();
-	memcpy(out + out_len, buf, want);
-	out_len += want;
 	opt.cut -= want;
+	for (; want > 0; want -= n, p += n) {
+		if (out_len == sizeof out)
+			flush();
+		n = want < sizeof out - out_len ? want : sizeof out - out_len;
+		memcpy(out + out_len, p, n);
+		out_len += n;
+	}
 	if (opt.cut == 0) {
 		flush();
 		exit(0);
