@@ -339,10 +339,9 @@ test_the_manual_has_all_verbs() {
 	assertEquals "described" "$(cat program)" "$(cat manual)"
 }
 
-test_the_manual_has_all_json_keys() {
-	mk s
-	save i s
-	"$SNAP" info --json i | python3 -c '
+# keys_of VERB...: those of the JSON that it prints, one a line.
+keys_of() {
+	"$SNAP" "$@" --json | python3 -c '
 import json, sys
 def keys(v):
     if isinstance(v, list):
@@ -350,9 +349,24 @@ def keys(v):
     return set(v) | set().union(*map(keys, v.values())) if isinstance(v, dict) else set()
 print(*sorted(keys(json.load(sys.stdin))), sep="\n")' >keys
 	assertTrue "keys were found" "[ $(wc -l <keys) -ge 10 ]"
-	sed -n '/^With$/,/^\.It Cm check/s/^\.\(It \)\{0,1\}Cm \([a-z-]*\)[ ,]*.*/\2/p' \
-		"$TOP/qemu-snap.1" | sort -u >manual
+}
+
+# in_manual FROM TO: the keys in keys are told of between these lines.
+in_manual() {
+	sed -n "/^$1/,/^$2/s/^\.\(It \)\{0,1\}Cm //p" "$TOP/qemu-snap.1" |
+		tr ' ' '\n' | grep '^[a-z]' | sort -u >manual
 	assertEquals "not in the manual" "" "$(comm -23 keys manual)"
+}
+
+test_the_manual_has_all_json_keys() {
+	mk s
+	mk t --change=1:20
+	save i s
+	save j t
+	keys_of info i
+	in_manual With '\.It Cm check'
+	keys_of diff --list i j
+	in_manual '\.It Cm diff' '\.Sh OPTIONS'
 }
 
 # ---- rules of the house ----
