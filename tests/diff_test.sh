@@ -172,6 +172,20 @@ test_blocks_of_other_lengths_end_where_the_shorter_one_does() {
            0            1            0  total"
 }
 
+# Few pages have bytes, and the blocks begin anywhere in the bytes of a leaf.
+test_many_small_blocks() {
+	set --
+	for i in $(seq 200); do
+		set -- "$@" "--block=m$i:$((i % 11 + 1))"
+	done
+	mk s --json=20000 --zero=70 --absent=20 "$@"
+	mk t --json=20000 --zero=70 --absent=20 "$@" --change=1:60
+	save a s
+	save b t
+	true_of a b s t
+	true_of b a t s
+}
+
 test_other_page_size() {
 	mk s --page-bits
 	mk t --page-size=2048 --page-bits
