@@ -347,6 +347,27 @@ aio_free(struct aio *a)
 
 /* ---- the file ---- */
 
+/* What a signal may interrupt on some file systems (network, FUSE). */
+static int
+open_again(const char *path, int flags)
+{
+	int fd;
+
+	while ((fd = open(path, flags, 0600)) < 0 && errno == EINTR)
+		;
+	return fd;
+}
+
+static int
+sync_again(int fd)
+{
+	int r;
+
+	while ((r = fsync(fd)) != 0 && errno == EINTR)
+		;
+	return r;
+}
+
 void *
 io_alloc(size_t len)
 {
@@ -392,7 +413,7 @@ io_create_part(const char *path, char **tmp, int *fd)
 		return ENOMEM;
 	for (i = 0; i < PART_TRIES; i++) {
 		part_name(*tmp, size, path, i);
-		*fd = open(*tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+		*fd = open_again(*tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC);
 		if (*fd < 0) {
 			if (errno == EEXIST)
 				continue;
@@ -446,7 +467,7 @@ io_keep(const char *path, char **kept, int *fd)
 	unsigned i;
 	int err;
 
-	if ((*fd = open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)) < 0)
+	if ((*fd = open_again(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)) < 0)
 		return errno;
 	/* Locked, or another save would take it for a dead one's. */
 	if ((err = lock_file(*fd)) == 0 && (*kept = malloc(size)) == NULL)
@@ -567,7 +588,7 @@ io_open(const char *path, int wr, int flags, int *fd)
 		return errno;
 	if ((err = not_regular(&st)) != 0)
 		return err;
-	if ((*fd = open(path, mode)) < 0)
+	if ((*fd = open_again(path, mode)) < 0)
 		return errno;
 	if ((err = fstat(*fd, &st) != 0 ? errno : not_regular(&st)) != 0)
 		close(*fd);
@@ -632,13 +653,17 @@ io_size(int fd, uint64_t *len)
 int
 io_truncate(int fd, uint64_t len)
 {
-	return ftruncate(fd, (off_t)len) == 0 ? 0 : errno;
+	int r;
+
+	while ((r = ftruncate(fd, (off_t)len)) != 0 && errno == EINTR)
+		;
+	return r == 0 ? 0 : errno;
 }
 
 int
 io_sync(int fd)
 {
-	return fsync(fd) == 0 ? 0 : errno;
+	return sync_again(fd) == 0 ? 0 : errno;
 }
 
 int
@@ -650,7 +675,7 @@ io_open_dir(const char *path, int *fd)
 
 	if (dir == NULL)
 		return ENOMEM;
-	*fd = open(dir, O_RDONLY | O_CLOEXEC);
+	*fd = open_again(dir, O_RDONLY | O_CLOEXEC);
 	err = *fd < 0 ? errno : 0;
 	free(dir);
 	return err;
@@ -676,7 +701,7 @@ int
 io_sync_dir(int fd)
 {
 	/* Some file systems have no such operation on directories. */
-	return fsync(fd) == 0 || errno == EINVAL || errno == ENOTSUP ? 0 : errno;
+	return sync_again(fd) == 0 || errno == EINVAL || errno == ENOTSUP ? 0 : errno;
 }
 
 int
@@ -694,7 +719,8 @@ io_unlink(const char *path)
 int
 io_close(int fd)
 {
-	return close(fd) == 0 ? 0 : errno;
+	/* Interrupted, it is closed all the same. */
+	return close(fd) == 0 || errno == EINTR ? 0 : errno;
 }
 
 int

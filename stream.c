@@ -28,6 +28,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "bytes.h"
@@ -165,6 +166,40 @@ static int
 would_block(int err)
 {
 	return err == EAGAIN || err == EWOULDBLOCK;
+}
+
+static int64_t
+now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+/*
+ * As stream_waits(); fn(arg) is called for each signal.  However many of them come, silence for
+ * so long is silence: what is sent to us must not make a source look as if it had sent something.
+ */
+static int
+waits(int fd, int ms, void (*fn)(void *), void *arg)
+{
+	int64_t end = ms > 0 ? now_ms() + ms : 0, left = ms;
+	struct pollfd p;
+	int r;
+
+	p.fd = fd;
+	p.events = POLLIN;
+	while ((r = poll(&p, 1, (int)left)) < 0 && errno == EINTR) {
+		if (fn != NULL)
+			fn(arg);
+		if (ms < 0)
+			return 1;
+		left = end - now_ms();
+		if (left < 0)
+			left = 0;
+	}
+	return r != 0;
 }
 
 /* On a descriptor that does not block: QEMU never makes ours so, others may. */
@@ -1098,7 +1133,7 @@ tail_is_over(struct stream_in *s)
 		wait = LONG_SILENCE_MS;
 	else
 		return 0;
-	return !stream_waits(s->fd, wait);
+	return !waits(s->fd, wait, s->on_signal, s->on_signal_arg);
 }
 
 static int
@@ -1218,15 +1253,17 @@ stream_is_pipe(int fd)
 int
 stream_waits(int fd, int ms)
 {
-	struct pollfd p;
-
-	p.fd = fd;
-	p.events = POLLIN;
-	return poll(&p, 1, ms) != 0;	/* interrupted: better to look */
+	return waits(fd, ms, NULL, NULL);
 }
 
-void
-stream_drain(int fd)
+int
+stream_begins(struct stream_in *s, int ms)
+{
+	return waits(s->fd, ms, s->on_signal, s->on_signal_arg);
+}
+
+static void
+drain(int fd, void (*fn)(void *), void *arg)
 {
 	uint8_t buf[16384];
 	ssize_t n;
@@ -1237,7 +1274,21 @@ stream_drain(int fd)
 			return;
 		if (n < 0 && errno != EINTR)
 			wait_for_input(fd);
+		else if (n < 0 && fn != NULL)
+			fn(arg);
 	}
+}
+
+void
+stream_drain(int fd)
+{
+	drain(fd, NULL, NULL);
+}
+
+void
+stream_drain_rest(struct stream_in *s)
+{
+	drain(s->fd, s->on_signal, s->on_signal_arg);
 }
 
 void
@@ -1248,8 +1299,11 @@ stream_reject(int fd, int paused)
 	};
 	size_t skipped = paused ? 0 : COMMAND_SIZE;
 
-	if (stream_is_pipe(fd) && write(fd, msg + skipped, sizeof msg - skipped) < 0)
-		return;		/* nobody is there to be told */
+	if (!stream_is_pipe(fd))
+		return;
+	/* Any other error: nobody is there to be told. */
+	while (write(fd, msg + skipped, sizeof msg - skipped) < 0 && errno == EINTR)
+		;
 }
 
 const struct ram_map *
@@ -1350,6 +1404,15 @@ out_init(struct stream_out *o, int fd, const struct ram_map *ram)
 	o->first = o->niov = 0;
 	o->max_iov = max > 0 && max < OUT_IOV ? (int)max : OUT_IOV;
 	o->nsmall = 0;
+	o->on_signal = NULL;
+	o->on_signal_arg = NULL;
+}
+
+void
+out_on_signal(struct stream_out *o, void (*fn)(void *), void *arg)
+{
+	o->on_signal = fn;
+	o->on_signal_arg = arg;
 }
 
 int
@@ -1366,8 +1429,11 @@ out_flush(struct stream_out *o)
 	while (o->first < o->niov) {
 		n = writev(o->fd, o->iov + o->first, o->niov - o->first);
 		if (n < 0) {
-			if (errno == EINTR)
+			if (errno == EINTR) {
+				if (o->on_signal != NULL)
+					o->on_signal(o->on_signal_arg);
 				continue;
+			}
 			if (would_block(errno))
 				return 1;
 			if (errno == EPIPE)
@@ -1512,6 +1578,13 @@ rp_init(struct rp_in *r, int fd, const struct ram_map *ram)
 	r->ram = ram;
 }
 
+void
+rp_on_signal(struct rp_in *r, void (*fn)(void *), void *arg)
+{
+	r->on_signal = fn;
+	r->on_signal_arg = arg;
+}
+
 int
 rp_read(struct rp_in *r)
 {
@@ -1527,6 +1600,8 @@ rp_read(struct rp_in *r)
 			snap_warn(errno, "return path: read");
 			return SNAP_ESYS;
 		}
+		if (r->on_signal != NULL)
+			r->on_signal(r->on_signal_arg);
 	}
 	if (n == 0)
 		r->eof = 1;
@@ -1542,7 +1617,7 @@ rp_take(struct rp_in *r, void *buf, size_t n)
 
 	while (n > 0) {
 		if (r->pos == r->len) {
-			stream_waits(r->fd, -1);
+			waits(r->fd, -1, r->on_signal, r->on_signal_arg);
 			if (rp_read(r) != 0)
 				return SNAP_ESYS;
 			if (r->eof) {

@@ -18,7 +18,8 @@
 
 /* Is fd a pipe or a socket: may QEMU be at its other end? */
 int stream_is_pipe(int fd);
-/* Is there something to read on fd, or its end, within ms milliseconds? */
+/* Is there something to read on fd, or its end, within ms milliseconds?  No signal makes it
+ * so, unless ms is -1. */
 int stream_waits(int fd, int ms);
 /* Read and forget everything up to the end of input. */
 void stream_drain(int fd);
@@ -65,8 +66,12 @@ struct kept {
  */
 struct stream_in *stream_open(int fd, uint32_t page_size);
 void stream_close(struct stream_in *s);
-/* Call fn(arg) whenever a signal interrupts a read. */
+/* Call fn(arg) whenever a signal interrupts a read, or waiting for one. */
 void stream_on_signal(struct stream_in *s, void (*fn)(void *), void *arg);
+/* As stream_waits() for the first bytes. */
+int stream_begins(struct stream_in *s, int ms);
+/* As stream_drain() for what comes. */
+void stream_drain_rest(struct stream_in *s);
 /* Whatever is wrong with the stream from now on is not worth a message. */
 void stream_quiet(struct stream_in *s);
 /*
@@ -152,9 +157,13 @@ struct stream_out {
 	struct iovec iov[OUT_IOV];
 	size_t nsmall;
 	uint8_t small[OUT_SMALL];
+	void (*on_signal)(void *);	/* or NULL */
+	void *on_signal_arg;
 };
 
 void out_init(struct stream_out *o, int fd, const struct ram_map *ram);
+/* Call fn(arg) whenever a signal interrupts a write that waits. */
+void out_on_signal(struct stream_out *o, void (*fn)(void *), void *arg);
 /* Write all that waits.  0, 1: fd would block, or SNAP_ESYS, reported. */
 int out_flush(struct stream_out *o);
 /* Is anything waiting? */
@@ -196,9 +205,13 @@ struct rp_in {
 	int eof;
 	size_t pos, len;
 	uint8_t buf[4096];
+	void (*on_signal)(void *);	/* or NULL */
+	void *on_signal_arg;
 };
 
 void rp_init(struct rp_in *r, int fd, const struct ram_map *ram);
+/* Call fn(arg) whenever a signal interrupts a read. */
+void rp_on_signal(struct rp_in *r, void (*fn)(void *), void *arg);
 /* Read what is there, waiting if there is nothing.  0 or SNAP_ESYS; end of
  * input sets r->eof. */
 int rp_read(struct rp_in *r);
