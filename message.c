@@ -5,14 +5,25 @@
  * One write for one line, so that the lines of several processes do not mix.
  * Names come from strangers (files, RAM blocks, sections): control characters
  * in them are shown as '?', lest they steer the reader's terminal.
+ *
+ * On a terminal, a line that tells how far we are may stand where the next message is
+ * to begin: that message takes it away first, in the same write.
  */
 #include "snap.h"
 
+#include <errno.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
-enum { LINE = 2048 };
+enum {
+	LINE = 2048,
+	COLUMNS = 79		/* a terminal has 80, and the last one may wrap */
+};
+
+static size_t standing;		/* bytes of the line that stands on the terminal */
 
 /*
  * c, or '?' for a control character: one of ASCII, or one of the second set,
@@ -28,23 +39,112 @@ shown(char before, char c)
 }
 
 static void
+show_all(char *s, size_t n)
+{
+	char before = 0;
+	size_t i;
+
+	for (i = 0; i < n; i++)
+		before = s[i] = shown(before, s[i]);
+}
+
+/* A signal must not cost half a message. */
+static void
+put(const char *s, size_t n)
+{
+	ssize_t k;
+
+	while (n > 0) {
+		k = write(STDERR_FILENO, s, n);
+		if (k < 0 && errno != EINTR)
+			return;
+		if (k > 0) {
+			s += k;
+			n -= (size_t)k;
+		}
+	}
+}
+
+/* Would a short write not have to wait for whoever reads stderr? */
+static int
+is_read(void)
+{
+	struct pollfd p;
+
+	p.fd = STDERR_FILENO;
+	p.events = POLLOUT;
+	return poll(&p, 1, 0) == 1 && (p.revents & POLLOUT);
+}
+
+/* Overwrite the line that stands; buf has room for it.  The number of bytes. */
+static size_t
+wipe(char *buf)
+{
+	size_t n = standing;
+
+	if (n == 0)
+		return 0;
+	buf[0] = buf[n + 1] = '\r';
+	memset(buf + 1, ' ', n);
+	standing = 0;
+	return n + 2;
+}
+
+static void
 say(int err, const char *fmt, va_list ap)
 {
-	char line[LINE];
-	size_t n, i;
+	char line[LINE + COLUMNS + 2], *s;
+	size_t n;
 
-	strcpy(line, "qemu-snap: ");
-	n = strlen(line);
-	vsnprintf(line + n, sizeof line - 2 - n, fmt, ap);
-	n = strlen(line);
+	s = line + wipe(line);
+	strcpy(s, "qemu-snap: ");
+	n = strlen(s);
+	vsnprintf(s + n, LINE - 2 - n, fmt, ap);
+	n = strlen(s);
 	if (err != 0) {
-		snprintf(line + n, sizeof line - 1 - n, ": %s", strerror(err));
-		n = strlen(line);
+		snprintf(s + n, LINE - 1 - n, ": %s", strerror(err));
+		n = strlen(s);
 	}
-	for (i = 1; i < n; i++)
-		line[i] = shown(line[i - 1], line[i]);
-	line[n++] = '\n';
-	fwrite(line, 1, n, stderr);
+	show_all(s, n);
+	s[n++] = '\n';
+	put(line, (size_t)(s - line) + n);
+}
+
+void
+snap_note(const char *fmt, ...)
+{
+	va_list ap;
+
+	if (!is_read())
+		return;
+	va_start(ap, fmt);
+	say(0, fmt, ap);
+	va_end(ap);
+}
+
+void
+snap_line(const char *text)
+{
+	char line[2 * COLUMNS + 4];
+	size_t n = strlen(text), was = standing, len;
+
+	if ((n == 0 && was == 0) || !is_read())
+		return;
+	if (n > COLUMNS)	/* a character is not cut in two */
+		for (n = COLUMNS; n > 0 && ((unsigned char)text[n] & 0xc0) == 0x80; n--)
+			;
+	if (n == 0) {
+		put(line, wipe(line));
+		return;
+	}
+	line[0] = '\r';
+	memcpy(line + 1, text, n);
+	show_all(line + 1, n);
+	len = n + 1;
+	while (len < was + 1)
+		line[len++] = ' ';
+	standing = n;
+	put(line, len);
 }
 
 void

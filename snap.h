@@ -59,6 +59,13 @@ const struct ram_block *ram_map_named(const struct ram_map *ram, const char *id)
 void snap_warnx(const char *fmt, ...) PRINTF_LIKE(1, 2);
 /* Print "qemu-snap: message: <text of err, an errno value>" to stderr. */
 void snap_warn(int err, const char *fmt, ...) PRINTF_LIKE(2, 3);
+/* The same as snap_warnx() for what may be left out: whoever reads stderr is not waited for. */
+void snap_note(const char *fmt, ...) PRINTF_LIKE(1, 2);
+/*
+ * Have this line, without a newline, stand on the terminal that is stderr, in place of the one
+ * before, up to the next message.  It is cut at 79 columns.  "": none any more.
+ */
+void snap_line(const char *text);
 
 /* Say so, and 1, if the data of such an image is not aligned as direct I/O needs it. */
 int no_direct_io(const char *path, int coded, uint32_t page_size);
