@@ -5,6 +5,9 @@
 #include "json.h"
 
 #include <stdint.h>
+#include <string.h>
+
+enum { CHARACTER = 6 };		/* bytes that one takes at most */
 
 /* Length of the valid UTF-8 sequence at s, or 0. */
 static int
@@ -25,22 +28,51 @@ utf8_length(const unsigned char *s)
 	return n;
 }
 
+/* The character at *s, which is then behind it, as it stands in a string. */
+static void
+character(char out[CHARACTER + 1], const char **s)
+{
+	const unsigned char *u = (const unsigned char *)*s;
+	int n = utf8_length(u);
+
+	if (n == 0 || *u < ' ' || *u == 0x7f) {
+		snprintf(out, CHARACTER + 1, "\\u%04x", *u);
+		n = 1;
+	} else if (*u == '"' || *u == '\\')
+		snprintf(out, CHARACTER + 1, "\\%c", *u);
+	else
+		snprintf(out, CHARACTER + 1, "%.*s", n, *s);
+	*s += n;
+}
+
 void
 json_string(FILE *f, const char *str)
 {
-	const unsigned char *s = (const unsigned char *)str;
-	int n;
+	char c[CHARACTER + 1];
 
 	putc('"', f);
-	while (*s != '\0') {
-		n = utf8_length(s);
-		if (n == 0 || *s < ' ' || *s == 0x7f)
-			fprintf(f, "\\u%04x", *s++);
-		else if (*s == '"' || *s == '\\')
-			fprintf(f, "\\%c", *s++);
-		else
-			for (; n > 0; n--)
-				putc(*s++, f);
+	while (*str != '\0') {
+		character(c, &str);
+		fputs(c, f);
 	}
 	putc('"', f);
+}
+
+void
+json_put(char *buf, size_t size, const char *str)
+{
+	char c[CHARACTER + 1];
+	size_t n = 1, len;
+
+	buf[0] = '"';
+	while (*str != '\0') {
+		character(c, &str);
+		len = strlen(c);
+		if (n + len + 2 > size)
+			break;
+		memcpy(buf + n, c, len);
+		n += len;
+	}
+	buf[n++] = '"';
+	buf[n] = '\0';
 }
