@@ -17,6 +17,7 @@
 #include "postcopy.h"
 #include "preamble.h"
 #include "snap.h"
+#include "status.h"
 #include "stream.h"
 #include "target.h"
 
@@ -36,6 +37,7 @@ struct export {
 	size_t next;		/* extents in all */
 	size_t reading, writing;	/* the extents under way */
 	uint64_t page;		/* the next to be read */
+	struct status st;
 };
 
 static void
@@ -242,7 +244,7 @@ export_stream(struct export *x)
 	int err;
 
 	if ((err = send_bytes(x->im, &x->out, SEC_PREAMBLE, UINT64_MAX)) != 0 ||
-	    (err = send_precopy(x->im, &x->out, options_threads(x->opt, 1))) != 0)
+	    (err = send_precopy(x->im, &x->out, options_threads(x->opt, 1), &x->st)) != 0)
 		return err;
 	return target_commit(&x->to, UINT64_MAX, x->opt->unsafe);
 }

@@ -144,6 +144,8 @@ int image_check_sections(struct image *im, unsigned *faults);
 /* Verify every byte that a scan does not reach, and that all parts agree; *faults
  * grows by the faults found and printed.  0, or SNAP_ESYS. */
 int image_check_tables(struct image *im, unsigned *faults);
+/* Call fn(arg, len) for each len bytes that are read besides pages; NULL: no more. */
+void image_on_read(struct image *im, void (*fn)(void *arg, size_t len), void *arg);
 
 /* ---- ancestors: chain.c ---- */
 

@@ -15,19 +15,24 @@
 #include "options.h"
 #include "postcopy.h"
 #include "snap.h"
+#include "status.h"
 #include "stream.h"
 
 enum { PIPE_ROOM = 1 << 20 };	/* bytes; what a pipe may have without privileges */
 
 /* The stored pages, in file order; *sent counts them. */
 static int
-send_stored(struct image *im, struct stream_out *out, unsigned threads, uint64_t *sent)
+send_stored(struct image *im, struct stream_out *out, unsigned threads, uint64_t *sent,
+    struct status *st)
 {
+	const struct image_footer *foot = image_footer(im);
+	uint32_t size = image_ram(im)->page_size;
 	struct image_scan *scan = scan_new(im, threads, NULL);
 	struct image_fetch *f;
 	unsigned i;
 	int r = SNAP_ESYS, err = 0;
 
+	status_pages(st, "memory", foot->stored + foot->ancestor, size);
 	while (scan != NULL && err == 0 && (r = scan_next(scan, &f)) == 1) {
 		err = fetch_check(f);
 		for (i = 0; i < f->n && err == 0; i++)
@@ -35,6 +40,7 @@ send_stored(struct image *im, struct stream_out *out, unsigned threads, uint64_t
 		*sent += f->n;
 		if (err == 0)
 			err = out_flush(out);
+		status_add(st, (uint64_t)f->n * size);
 	}
 	scan_free(scan);
 	return err != 0 ? err : r;
@@ -69,7 +75,7 @@ send_zero(struct image *im, struct stream_out *out, uint64_t sent)
 }
 
 int
-send_precopy(struct image *im, struct stream_out *out, unsigned threads)
+send_precopy(struct image *im, struct stream_out *out, unsigned threads, struct status *st)
 {
 	uint64_t sent = 0;
 	int err;
@@ -77,7 +83,7 @@ send_precopy(struct image *im, struct stream_out *out, unsigned threads)
 	if ((err = send_bytes(im, out, SEC_PROLOGUE, UINT64_MAX)) != 0 ||
 	    (err = send_bytes(im, out, SEC_ITERABLES, UINT64_MAX)) != 0 ||
 	    (err = out_begin(out, SECTION_PART)) != 0 ||
-	    (err = send_stored(im, out, threads, &sent)) != 0 ||
+	    (err = send_stored(im, out, threads, &sent, st)) != 0 ||
 	    (err = send_zero(im, out, sent)) != 0 ||
 	    (err = out_end(out)) != 0)
 		return err;
@@ -85,22 +91,24 @@ send_precopy(struct image *im, struct stream_out *out, unsigned threads)
 		if ((err = out_begin(out, SECTION_END)) != 0 ||
 		    (err = out_end(out)) != 0)
 			return err;
+	status_phase(st, "devices", 0);
 	if ((err = send_bytes(im, out, SEC_TAIL, UINT64_MAX)) != 0)
 		return err;
 	return out_flush(out);
 }
 
 static int
-load_precopy(struct image *im, unsigned threads)
+load_precopy(struct image *im, unsigned threads, struct status *st)
 {
 	struct stream_out out;
 	int err;
 
 	io_pipe_size(STDOUT_FILENO, PIPE_ROOM);	/* or as it is */
 	out_init(&out, STDOUT_FILENO, image_ram(im));
+	out_on_signal(&out, status_on_signal, st);
 	if ((err = send_preamble(im, &out)) != 0)
 		return err;
-	return send_precopy(im, &out, threads);
+	return send_precopy(im, &out, threads, st);
 }
 
 /* May the image go out in the way asked for? */
@@ -139,27 +147,40 @@ reject_and_die(int sig)
 	raise(sig);
 }
 
-int
-run_load(const struct options *o)
+static int
+load(const struct options *o, struct status *st)
 {
 	struct image *im = NULL;
 	int err = SNAP_ESYS;
 
-	resuming = o->resume;
-	on_signals_to_end(reject_and_die);
 	if (isatty(STDOUT_FILENO))
 		snap_warnx("load: the stream goes to stdout, which is a terminal");
 	else if ((im = image_open(o->file[0], o->io_flags, &err)) != NULL &&
 	    (err = check_wishes(im, o)) == 0 &&
 	    (err = image_open_ancestors(im)) == 0 &&
 	    (err = image_check_sections(im, NULL)) == 0) {
-		err = o->percent < 0 && !o->resume ? load_precopy(im, options_threads(o, 1)) :
-		    load_postcopy(im, o);
+		err = o->percent < 0 && !o->resume ?
+		    load_precopy(im, options_threads(o, 1), st) : load_postcopy(im, o, st);
 		image_close(im);
 		return err;
 	}
 	on_signals_to_end(SIG_DFL);
 	stream_reject(STDOUT_FILENO, o->resume);
 	image_close(im);
+	return err;
+}
+
+int
+run_load(const struct options *o)
+{
+	struct status st;
+	int err;
+
+	resuming = o->resume;
+	on_signals_to_end(reject_and_die);
+	status_interrupt();
+	status_init(&st, o, o->file[0]);
+	err = load(o, &st);
+	status_end(&st, err);
 	return err;
 }

@@ -13,6 +13,7 @@
 #include "marks.h"
 #include "options.h"
 #include "snap.h"
+#include "status.h"
 #include "store.h"
 
 struct optimize {
@@ -23,6 +24,7 @@ struct optimize {
 	struct hot_list hot;
 	uint64_t hot_at, page;	/* the next to be looked at */
 	struct marks done;	/* pages of the hot list */
+	struct status st;
 };
 
 /* The next page that has bytes: 1, 0 or < 0. */
@@ -57,6 +59,13 @@ next_page(void *arg, uint64_t *page, int *state, uint64_t *entry)
 	return 0;
 }
 
+/* Pages that are neither zero nor absent. */
+static uint64_t
+with_bytes(const struct image *im)
+{
+	return image_footer(im)->stored + image_footer(im)->ancestor;
+}
+
 static int
 copy_pages(struct optimize *z)
 {
@@ -68,6 +77,7 @@ copy_pages(struct optimize *z)
 	uint8_t *room;
 	int r = SNAP_ESYS, err = 0;
 
+	status_pages(&z->st, "memory", with_bytes(z->im), size);
 	if (scan != NULL)
 		scan_order(scan, next_page, z);
 	while (scan != NULL && err == 0 && (r = scan_next(scan, &f)) == 1) {
@@ -80,12 +90,12 @@ copy_pages(struct optimize *z)
 			memcpy(room, fetch_data(f, i), size);
 			image_put_known(z->out, f->page[i], f->crc[i]);
 		}
+		status_add(&z->st, (uint64_t)f->n * size);
 		if (err == 0)
 			err = check_signals(z->opt->file[1]);
 	}
 	scan_free(scan);
-	if (err == 0 && r == 0 &&
-	    n != image_footer(z->im)->stored + image_footer(z->im)->ancestor) {
+	if (err == 0 && r == 0 && n != with_bytes(z->im)) {
 		snap_warnx("%s: page table and footer do not agree", image_path(z->im));
 		return SNAP_EDATA;
 	}
@@ -107,6 +117,7 @@ copy_rest(struct optimize *z)
 	size_t n, i;
 	int err = 0;
 
+	status_phase(&z->st, "devices", 0);
 	for (i = 0; i < KEPT && err == 0; i++) {
 		b[i].type = types[i];
 		b[i].len = 0;
@@ -125,9 +136,11 @@ copy_rest(struct optimize *z)
 		n = tail->len - done < sizeof piece ? (size_t)(tail->len - done) : sizeof piece;
 		if ((err = image_read(z->im, tail, done, piece, n)) == 0)
 			err = image_tail(z->out, piece, n);
+		status_add(&z->st, n);
 	}
 	if (err == 0)
 		err = check_signals(z->opt->file[1]);
+	status_phase(&z->st, "commit", 0);
 	return err != 0 ? err : store_commit(z->out, z->opt, z->opt->file[1], tail->extra);
 }
 
@@ -181,11 +194,13 @@ run_optimize(const struct options *o)
 	memset(&z, 0, sizeof z);
 	z.opt = o;
 	note_signals();
+	status_init(&z.st, o, o->file[1]);
 	err = optimize(&z);
 	image_free(z.out);
 	image_close(z.base);
 	image_close(z.im);
 	hot_free(&z.hot);
 	marks_free(&z.done);
+	status_end(&z.st, err);
 	return err;
 }

@@ -8,9 +8,11 @@
  */
 #include "options.h"
 
+#include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "aio.h"
 #include "codec.h"
@@ -23,14 +25,15 @@ enum {
 	UNTOLD = THREADS_MAX + 1,
 	CLUSTER_SIZE = 256 << 10,	/* as quick as larger ones, and stays in the cache */
 	UNIT_PAGES = 16,
-	ARGS = 2		/* that a verb must have, at most */
+	ARGS = 2,		/* that a verb must have, at most */
+	STATUS_FD_MAX = 255	/* the guard of a save closes those */
 };
 
 enum id {
 	O_IMAGE_SIZE, O_NOCACHE, O_CACHE, O_AIO, O_PAGE_SIZE, O_POSTCOPY, O_RATE,
 	O_RESUME, O_UUID, O_REPRODUCIBLE, O_CLUSTER_SIZE, O_UNIT_PAGES, O_COMPRESS, O_BASE,
 	O_RECORD, O_NO_HOT, O_TO, O_FROM, O_BLOCK, O_LIST, O_PARANOID, O_JSON, O_TRACE,
-	O_VERSION, O_HELP, O_LATER
+	O_PROGRESS, O_STATUS_FD, O_VERSION, O_HELP, O_LATER
 };
 
 enum takes { NOTHING, VALUE, MAYBE };	/* MAYBE: --x=VALUE, or -x and a number */
@@ -46,6 +49,7 @@ enum {
 	DIFF = 1 << VERB_DIFF,
 	WRITES = SAVE | OPTIMIZE | IMPORT,
 	USES_POOL = WRITES | LOAD | CHECK | EXPORT | DIFF,
+	LONG = WRITES | LOAD | CHECK | EXPORT,	/* they take long, and tell how far they are */
 	ANY = ~0
 };
 
@@ -79,12 +83,12 @@ static const struct option {
 	{ "paranoid",		0,   O_PARANOID,	NOTHING, DIFF },
 	{ "json",		0,   O_JSON,		NOTHING, INFO | DIFF },
 	{ "trace",		't', O_TRACE,		NOTHING, SAVE | LOAD },
+	{ "progress",		0,   O_PROGRESS,	NOTHING, LONG },
+	{ "status-fd",		0,   O_STATUS_FD,	VALUE,	LONG },
 	{ "version",		'V', O_VERSION,		NOTHING, ANY },
 	{ "help",		'h', O_HELP,		NOTHING, ANY },
 	{ "host-page-size",	0,   O_LATER,		VALUE,	ANY },
-	{ "label",		0,   O_LATER,		VALUE,	ANY },
-	{ "progress",		0,   O_LATER,		NOTHING, ANY },
-	{ "status-fd",		0,   O_LATER,		VALUE,	ANY }
+	{ "label",		0,   O_LATER,		VALUE,	ANY }
 };
 enum { NOPTIONS = sizeof options / sizeof options[0] };
 
@@ -238,6 +242,24 @@ set_codec(struct options *o, const struct option *opt, const char *s)
 	return 0;
 }
 
+/* One that we can write to: it was opened by whoever started us. */
+static int
+set_status_fd(struct options *o, const struct option *opt, const char *value)
+{
+	uint64_t n;
+	int flags;
+
+	if (plain_number(value, STATUS_FD_MAX, &n) != 0)
+		return wrong(opt, value, "not a descriptor from 0 to 255");
+	flags = fcntl((int)n, F_GETFL);
+	if (flags < 0)
+		return wrong(opt, value, "this descriptor is not open");
+	if ((flags & O_ACCMODE) == O_RDONLY)
+		return wrong(opt, value, "this descriptor is not open for writing");
+	o->status_fd = (int)n;
+	return 0;
+}
+
 static int
 set_form(struct options *o, const struct option *opt, const char *s)
 {
@@ -341,6 +363,11 @@ set(struct options *o, const struct option *opt, const char *value)
 	case O_TRACE:
 		o->trace = 1;
 		return 0;
+	case O_PROGRESS:
+		o->progress = 1;
+		return 0;
+	case O_STATUS_FD:
+		return set_status_fd(o, opt, value);
 	case O_VERSION:
 		o->version = 1;
 		return 0;
@@ -474,6 +501,12 @@ check_words(const struct options *o, const char *verb, unsigned seen)
 		snap_warnx("--block: only with --to=raw or --to=lime");
 		return SNAP_ESYS;
 	}
+	if ((o->verb == VERB_SAVE || o->verb == VERB_LOAD) &&
+	    (o->status_fd == STDIN_FILENO || o->status_fd == STDOUT_FILENO)) {
+		snap_warnx("--status-fd=%d: there the stream goes, or the answer to it",
+		    o->status_fd);
+		return SNAP_ESYS;
+	}
 	for (i = 0; verbs[i].verb != o->verb; i++)
 		;
 	if (o->nfile < ARGS && verbs[i].arg[o->nfile] != NULL) {
@@ -485,6 +518,17 @@ check_words(const struct options *o, const char *verb, unsigned seen)
 		return SNAP_ESYS;
 	}
 	return 0;
+}
+
+const char *
+options_verb(const struct options *o)
+{
+	unsigned i;
+
+	for (i = 0; i < NVERBS; i++)
+		if (verbs[i].verb == o->verb)
+			return verbs[i].name;
+	return "";
 }
 
 unsigned
@@ -506,6 +550,7 @@ options_parse(struct options *o, int argc, char **argv)
 	o->cluster_size = CLUSTER_SIZE;
 	o->unit_pages = UNIT_PAGES;
 	o->percent = -1;
+	o->status_fd = -1;
 	o->file = next;
 	while ((word = *next) != NULL) {
 		next++;

@@ -52,6 +52,8 @@ struct options {
 	const char *block;	/* --block, or NULL */
 	int json, trace;
 	int list, paranoid;
+	int progress;
+	int status_fd;		/* --status-fd; -1: none */
 };
 
 /*
@@ -59,6 +61,9 @@ struct options {
  * 0, or SNAP_ESYS after a message; o->verb is right even then.
  */
 int options_parse(struct options *o, int argc, char **argv);
+
+/* What o's verb is called. */
+const char *options_verb(const struct options *o);
 
 /* Workers of a pool, as --aio says, or as suits the processors.  owner_works: while pages are
  * encoded or checked, the owner has nothing to do; while they are copied, it has. */

@@ -64,7 +64,6 @@
 
 #include "bytes.h"
 #include "hot.h"
-#include "latency.h"
 #include "marks.h"
 #include "table.h"
 
@@ -124,6 +123,7 @@ struct lane {
 struct server {
 	struct image *im;
 	const struct options *opt;
+	struct status *st;
 	const struct ram_map *ram;
 	unsigned threads;	/* of the push */
 	struct stream_out out;
@@ -170,10 +170,10 @@ struct server {
 
 	uint64_t ahead;		/* bytes, see is_ahead() */
 	int64_t allowed;	/* ns: when --rate lets the next push go */
-	uint64_t stored_sent, requests, repeats, answered;
+	uint64_t stored_sent;
+	struct status_served *served;
 	int64_t waiting[BURST];	/* ns: since when the pages asked for in p->out wait */
 	unsigned nwaiting;
-	struct latency latency;	/* from the request to the page in the pipe */
 };
 
 int
@@ -435,14 +435,14 @@ add_request(struct server *p, const struct rp_msg *m)
 	unsigned at;
 	int err;
 
-	p->requests++;
+	p->served->requests++;
 	first = p->host_first[k] + m->start / size;
 	end = p->host_first[k] + (m->start + m->len - 1) / size + 1;
 	for (h = first; h < end; h++)
 		if (!is_coming(p, h))
 			break;
 	if (h == end) {
-		p->repeats++;
+		p->served->repeats++;
 		return 0;
 	}
 	for (; h < end; h++) {
@@ -778,6 +778,16 @@ push_hot(struct server *p, struct batch *b, unsigned *looked)
 	return 0;
 }
 
+/* After a resume: a stored page of host page h need not be sent if that was there. */
+static void
+count_had(struct server *p, uint64_t h)
+{
+	if (marked(&p->had, h)) {
+		p->stored_sent++;
+		status_add(p->st, p->ram->page_size);
+	}
+}
+
 /* Queue the next stored page: 1, or 0: that is all for now. */
 static int
 push_next(struct server *p, struct batch *b, unsigned *looked)
@@ -800,7 +810,7 @@ push_next(struct server *p, struct batch *b, unsigned *looked)
 		}
 		h = host_of(p, page);
 		if (at == &p->walk)	/* it comes by every page once */
-			p->stored_sent += (uint64_t)marked(&p->had, h);
+			count_had(p, h);
 		if (is_coming(p, h) || marked(&p->pushed, h)) {
 			p->passed += at == &p->behind;
 			continue;
@@ -940,7 +950,10 @@ send_record(struct server *p, struct lane *l, struct batch *b, unsigned i, int w
 	}
 	if (wanted && page == whole.end - 1)
 		p->waiting[p->nwaiting++] = b->since;
-	p->stored_sent += b->data[i] != NULL;
+	if (b->data[i] != NULL) {
+		p->stored_sent++;
+		status_add(p->st, p->ram->page_size);
+	}
 	return out_page(&p->out, page, b->data[i]);
 }
 
@@ -958,7 +971,7 @@ send_from_lane(struct server *p, struct lane *l)
 	struct batch *b = l->cur;
 	int err = send_record(p, l, b, b->next++, l == &p->urgent);
 
-	p->answered += l == &p->urgent && !l->skip;
+	p->served->answered += l == &p->urgent && !l->skip;
 	if (b->next == b->n) {
 		l->cur = NULL;
 		spend(p, l, b);
@@ -1024,7 +1037,7 @@ flush(struct server *p)
 		int64_t now = now_ns();
 
 		while (p->nwaiting > 0)
-			latency_add(&p->latency, now - p->waiting[--p->nwaiting]);
+			latency_add(&p->served->latency, now - p->waiting[--p->nwaiting]);
 	}
 	if (r == 0 && p->spent != NULL) {
 		p->spent_lane->idle[p->spent_lane->nidle++] = p->spent;
@@ -1143,6 +1156,7 @@ pump(struct server *p)
 	int r, near, pushed, err;
 
 	for (;;) {
+		status_answer(p->st);
 		if (!p->serving && precopy_done(p))
 			return 0;
 		p->held = hold_ms(p);
@@ -1277,6 +1291,7 @@ await(struct server *p, enum rp_type type, struct rp_msg *m)
 			return SNAP_ESYS;
 		}
 		stream_waits(p->rp.fd, -1);
+		status_answer(p->st);
 		if ((r = rp_read(&p->rp)) != 0)
 			return r;
 	}
@@ -1348,6 +1363,7 @@ resume(struct server *p)
 	size_t k;
 	int err;
 
+	status_phase(p->st, "resuming", 0);
 	for (k = 0; k < p->ram->nblk; k++)
 		if ((err = ask_bitmap(p, k)) != 0) {
 			stream_reject(STDOUT_FILENO, 1);
@@ -1381,6 +1397,7 @@ finish(struct server *p)
 		    image_path(p->im));
 		return SNAP_EDATA;
 	}
+	status_phase(p->st, "ending", 0);
 	if ((err = out_end(&p->out)) != 0 ||
 	    (err = out_copy(&p->out, &end_of_file, 1)) != 0)
 		return err;
@@ -1459,9 +1476,13 @@ start(struct server *p)
 	}
 	if ((err = begin(p)) != 0)
 		return err;
+	if (p->goal > 0 || p->early > 0)
+		status_pages(p->st, "memory", p->goal > p->early ? p->goal : p->early,
+		    p->ram->page_size);
 	if ((p->goal > 0 || p->early > 0) && ((err = out_begin(&p->out, SECTION_PART)) != 0 ||
 	    (err = pump(p)) != 0 || (err = out_end(&p->out)) != 0))
 		return err;
+	status_phase(p->st, "starting", 0);
 	return switch_over(p);
 }
 
@@ -1473,6 +1494,7 @@ serve(struct server *p)
 	if ((err = p->opt->resume ? resume(p) : start(p)) != 0)
 		return err;
 	p->serving = 1;
+	status_pages(p->st, "serving", with_bytes(p) - p->stored_sent, p->ram->page_size);
 	if ((err = out_begin(&p->out, SECTION_PART)) != 0)
 		return err;
 	if (flags < 0 || fcntl(STDOUT_FILENO, F_SETFL, flags | O_NONBLOCK) < 0) {
@@ -1494,6 +1516,8 @@ server_init(struct server *p)
 
 	out_init(&p->out, STDOUT_FILENO, p->ram);
 	rp_init(&p->rp, STDIN_FILENO, p->ram);
+	out_on_signal(&p->out, status_on_signal, p->st);
+	rp_on_signal(&p->rp, status_on_signal, p->st);
 	p->passed = LOOK;
 	io_pipe_size(STDOUT_FILENO, p->pipe_size = WIDE);	/* or as it is */
 	for (i = 0; i < ROWS; i++)
@@ -1526,19 +1550,19 @@ trace(const struct server *p)
 		    (unsigned long long)p->hot.n, (unsigned long long)p->early);
 	snap_warnx("%s: %llu stored pages sent; %llu requests, %llu of them repeated; %llu "
 	    "answered first", path, (unsigned long long)p->stored_sent,
-	    (unsigned long long)p->requests, (unsigned long long)p->repeats,
-	    (unsigned long long)p->answered);
-	if (p->latency.n == 0)
+	    (unsigned long long)p->served->requests, (unsigned long long)p->served->repeats,
+	    (unsigned long long)p->served->answered);
+	if (p->served->latency.n == 0)
 		return;
-	latency_print(&p->latency, histogram, sizeof histogram);
+	latency_print(&p->served->latency, histogram, sizeof histogram);
 	snap_warnx("%s: from a request to its page in the pipe: p50 %llu us, p99 %llu us, most "
-	    "%llu us: %s", path, (unsigned long long)latency_quantile(&p->latency, 500),
-	    (unsigned long long)latency_quantile(&p->latency, 990),
-	    (unsigned long long)p->latency.most_us, histogram);
+	    "%llu us: %s", path, (unsigned long long)latency_quantile(&p->served->latency, 500),
+	    (unsigned long long)latency_quantile(&p->served->latency, 990),
+	    (unsigned long long)p->served->latency.most_us, histogram);
 }
 
 int
-load_postcopy(struct image *im, const struct options *o)
+load_postcopy(struct image *im, const struct options *o, struct status *st)
 {
 	struct server *p = calloc(1, sizeof *p);
 	char uuid[37], *beside = hot_beside(image_path(im));
@@ -1555,6 +1579,9 @@ load_postcopy(struct image *im, const struct options *o)
 	}
 	p->im = im;
 	p->opt = o;
+	p->st = st;
+	p->served = &st->served;
+	st->serves = 1;
 	p->ram = image_ram(im);
 	p->threads = options_threads(o, 1);
 	/* QEMU cannot tell: who has to resume this will want to know. */

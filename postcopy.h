@@ -7,6 +7,7 @@
 
 #include "image.h"
 #include "options.h"
+#include "status.h"
 #include "stream.h"
 
 /*
@@ -15,7 +16,7 @@
  * 0 or SNAP_E*, reported; as long as nothing was written, the destination is
  * told so.
  */
-int load_postcopy(struct image *im, const struct options *o);
+int load_postcopy(struct image *im, const struct options *o, struct status *st);
 
 /* Write the first len bytes of a section, if there is one; any more than it has
  * stands for all of it. */
@@ -26,6 +27,6 @@ int send_bytes(struct image *im, struct stream_out *out, uint32_t type, uint64_t
 int send_preamble(struct image *im, struct stream_out *out);
 
 /* Write all that follows the preamble in precopy; load.c. */
-int send_precopy(struct image *im, struct stream_out *out, unsigned threads);
+int send_precopy(struct image *im, struct stream_out *out, unsigned threads, struct status *st);
 
 #endif

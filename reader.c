@@ -53,8 +53,11 @@ image_read_at(const struct image *im, void *buf, size_t len, uint64_t off)
 {
 	int err = io_pread(im->fd, buf, len, off);
 
-	if (err == 0)
+	if (err == 0) {
+		if (im->on_read != NULL)
+			im->on_read(im->on_read_arg, len);
 		return 0;
+	}
 	snap_warn(err, "%s: read at offset %llu", im->path, (unsigned long long)off);
 	return SNAP_ESYS;
 }

@@ -52,6 +52,8 @@ struct image {
 	struct image **anc_image;	/* those opened */
 	unsigned nanc;
 	unsigned told;		/* faults of which the place was printed */
+	void (*on_read)(void *arg, size_t len);	/* or NULL */
+	void *on_read_arg;
 };
 
 /* Where a stored page lies. */

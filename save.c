@@ -24,6 +24,7 @@
 #include "image.h"
 #include "options.h"
 #include "snap.h"
+#include "status.h"
 #include "store.h"
 #include "stream.h"
 
@@ -35,8 +36,9 @@ struct save {
 	struct image *base;		/* or NULL */
 	struct image_writer *image;	/* NULL: given up */
 	int status;			/* 0, or why it was given up */
-	int sealed, answered;
+	int sealed, answered, in_tail;
 	struct guard guard;
+	struct status *st;		/* NULL: nobody is told */
 };
 
 /* The reason has been printed: no image will come of this. */
@@ -52,12 +54,46 @@ give_up(struct save *s, int status)
 }
 
 static void
-check_signal(void *arg)
+check_signal(struct save *s)
+{
+	if (s->image != NULL && check_signals(s->opt->file[0]) != 0)
+		give_up(s, SNAP_ESYS);
+}
+
+/* A read was interrupted: to have us end, or tell how far we are. */
+static void
+on_signal(void *arg)
 {
 	struct save *s = arg;
 
-	if (s->image != NULL && check_signals(s->opt->file[0]) != 0)
-		give_up(s, SNAP_ESYS);
+	check_signal(s);
+	status_answer(s->st);
+}
+
+/* What comes is a piece of the guest's memory, or of what is behind it. */
+static void
+count_item(struct save *s, const struct stream_item *it)
+{
+	const struct ram_map *ram = stream_ram(s->in);
+
+	switch (it->kind) {
+	case ITEM_BLOCKS:
+		status_pages(s->st, "memory", ram->npages, ram->page_size);
+		break;
+	case ITEM_PAGE:
+	case ITEM_ZERO:
+		status_add(s->st, ram->page_size);
+		break;
+	case ITEM_TAIL:
+		if (!s->in_tail)
+			status_phase(s->st, "devices", 0);
+		s->in_tail = 1;
+		status_add(s->st, it->len);
+		break;
+	case ITEM_REFUSED:
+		status_phase(s->st, "draining", 0);
+		break;
+	}
 }
 
 /* The one answer QEMU listens to, where it asked for one. */
@@ -78,6 +114,8 @@ store(struct save *s)
 
 	while ((r = stream_next(s->in, &it)) == 1) {
 		check_signal(s);
+		if (s->st != NULL)
+			count_item(s, &it);
 		/* Behind the RAM, QEMU of all versions bears to lose its reader. */
 		if (it.kind == ITEM_TAIL)
 			guard_dismiss(&s->guard);
@@ -90,7 +128,9 @@ store(struct save *s)
 		give_up(s, r);
 		/* A source that waits for SHUT comes to no end before it. */
 		answer(s);
-		stream_drain(STDIN_FILENO);
+		if (s->st != NULL)
+			status_phase(s->st, "draining", 0);
+		stream_drain_rest(s->in);
 	}
 }
 
@@ -116,6 +156,7 @@ int
 run_save(const struct options *o)
 {
 	char *older = NULL;
+	struct status st;
 	struct save s;
 
 	memset(&s, 0, sizeof s);
@@ -129,6 +170,8 @@ run_save(const struct options *o)
 		return 0;
 	/* Not restarting: a read that waits for the source must come back. */
 	note_signals();
+	status_interrupt();
+	status_init(s.st = &st, o, o->file[0]);
 	s.image = store_create(o, o->file[0], &s.base, &s.status);
 	if ((s.in = stream_open(STDIN_FILENO, o->page_size)) == NULL) {
 		if (s.status == 0)
@@ -137,15 +180,19 @@ run_save(const struct options *o)
 		stream_drain(STDIN_FILENO);
 		guard_dismiss(&s.guard);
 		image_close(s.base);
+		status_end(&st, s.status);
 		return s.status;
 	}
 	if (s.image == NULL)
 		stream_quiet(s.in);
-	stream_on_signal(s.in, check_signal, &s);
-	if (!stream_waits(STDIN_FILENO, FIRST_BYTES_MS))
+	stream_on_signal(s.in, on_signal, &s);
+	status_phase(&st, "waiting", 0);
+	if (!stream_begins(s.in, FIRST_BYTES_MS) && s.image != NULL)
 		snap_warnx("save: nothing has come yet; in migrate_incoming the verb is load");
 	check_signal(&s);
 	store(&s);
+	if (s.image != NULL)
+		status_phase(&st, "commit", 0);
 	if (s.image != NULL)
 		s.status = store_commit(s.image, o, o->file[0], stream_split(s.in));
 	if (o->trace)
@@ -158,6 +205,7 @@ run_save(const struct options *o)
 	image_free(s.image);
 	image_close(s.base);
 	stream_close(s.in);
+	status_end(&st, s.status);
 	if (older != NULL && !guard_goes_on())
 		io_unlink(older);
 	free(older);

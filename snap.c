@@ -12,22 +12,23 @@
 
 #include "crc32c.h"
 #include "options.h"
+#include "status.h"
 #include "stream.h"
 
 enum { FIRST_BYTES_MS = 500 };	/* QEMU sends its header at once */
 
 static const char usage[] =
-"usage: qemu-snap [options] save  IMAGE      migration stream on stdin\n"
-"       qemu-snap [options] load  IMAGE      migration stream on stdout, return\n"
-"                                            path on stdin\n"
-"       qemu-snap [options] info  IMAGE      what is in it\n"
-"       qemu-snap [options] check IMAGE...   read and verify everything\n"
-"       qemu-snap [options] optimize IMAGE NEW   write it anew\n"
-"       qemu-snap [options] export IMAGE FILE    for other programs\n"
-"       qemu-snap [options] import FILE IMAGE    a stream, or a mapped-ram file\n"
-"       qemu-snap [options] diff  A B        what changed, by block\n"
+"usage: qemu-snap [options] save     IMAGE        migration stream on stdin\n"
+"       qemu-snap [options] load     IMAGE        migration stream on stdout, return\n"
+"                                                 path on stdin\n"
+"       qemu-snap [options] info     IMAGE        what is in it\n"
+"       qemu-snap [options] check    IMAGE...     read and verify everything\n"
+"       qemu-snap [options] diff     IMAGE IMAGE  what changed\n"
+"       qemu-snap [options] optimize IMAGE NEW    write it anew\n"
+"       qemu-snap [options] export   IMAGE FILE   for other programs\n"
+"       qemu-snap [options] import   FILE IMAGE   a stream, or with mapped-ram\n"
 "\n"
-"save and optimize:\n"
+"save, optimize and import:\n"
 "       -s, --image-size=SIZE    the image may grow to SIZE at most\n"
 "       --compress=zstd[:LEVEL]  store units compressed\n"
 "       --base=IMAGE             store only what differs from IMAGE\n"
@@ -36,29 +37,25 @@ static const char usage[] =
 "       --rate=BYTES             limit of the background push, a second\n"
 "       --resume [--uuid=UUID]   take up a postcopy that was paused\n"
 "       --record[=FILE]          with -p: note what is asked for first\n"
-"       --no-hot                 do not use it; optimize, too\n"
-"save and load:\n"
-"       -S, --page-size=SIZE     target page, where the stream does not tell\n"
-"       -t, --trace              say what was done\n"
-"save, load, check, optimize and diff:\n"
+"       --no-hot                 do not use that; optimize, too\n"
+"save, load and import:  -S, --page-size=SIZE   where the stream does not tell\n"
+"save and load:  -t, --trace     say what was done\n"
+"info and diff:  --json          diff: --list (ranges)  --paranoid (bytes)\n"
+"export: --to=stream|mapped-ram|raw|lime  --block=ID    import: --from=FORM\n"
+"all but info:\n"
 "       -n, --nocache            direct I/O; the same as --cache=none\n"
 "       --cache=MODE             writeback (default), none, writethrough,\n"
 "                                directsync, unsafe (no syncs)\n"
 "       --aio=threads[,N]        size of the thread pool (1 to 4)\n"
-"export and import:\n"
-"       --to=stream|mapped-ram|raw|lime   --block=ID   --from=stream|mapped-ram\n"
-"info and diff: --json           for programs\n"
-"diff:  --list  --paranoid       ranges, too; compare bytes, not only CRCs\n"
+"       --progress               say how far it is; on a terminal without it, too\n"
+"       --status-fd=N            the same for programs, to descriptor N\n"
 "all:   -V, --version   -h, --help\n"
-"QEMU's monitor:\n"
+"QEMU's monitor; the second QEMU was started with -incoming defer:\n"
 "  migrate_set_capability background-snapshot on\n"
 "  migrate_set_parameter max-bandwidth 100G\n"
 "  migrate -d \"exec:exec qemu-snap save vm.snap\"\n"
-"and in a QEMU started with -incoming defer:\n"
 "  migrate_set_capability postcopy-ram on\n"
-"  migrate_incoming \"exec:exec qemu-snap --postcopy load vm.snap\"\n"
-"and if that is paused, because the page server died or met a bad page:\n"
-"  migrate_recover \"exec:exec qemu-snap --resume --uuid=UUID load vm.snap\"\n";
+"  migrate_incoming \"exec:exec qemu-snap --postcopy load vm.snap\"\n";
 
 /* A file opened later must never become our stdin, stdout or stderr. */
 static void
@@ -83,13 +80,14 @@ set_signals(void)
 	struct sigaction sa;
 	sigset_t none;
 
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
+	status_catch_signals();
 	memset(&sa, 0, sizeof sa);
 	sa.sa_handler = SIG_IGN;
 	sigemptyset(&sa.sa_mask);
 	sigaction(SIGPIPE, &sa, NULL);
 	sigaction(SIGXFSZ, &sa, NULL);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
 void

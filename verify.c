@@ -230,6 +230,13 @@ check_pages(struct image *im, unsigned *faults)
 	return 0;
 }
 
+void
+image_on_read(struct image *im, void (*fn)(void *arg, size_t len), void *arg)
+{
+	im->on_read = fn;
+	im->on_read_arg = arg;
+}
+
 int
 image_check_tables(struct image *im, unsigned *faults)
 {

@@ -61,8 +61,6 @@ test_wrong_words() {
 	refused "optimize: the name of the new image is missing" optimize x
 	refused "optimize: one argument too many: z" optimize x y z
 	refused "--host-page-size: not in this version" --host-page-size=2M load x
-	refused "--progress: not in this version" --progress save x
-	refused "--status-fd: not in this version" --status-fd=3 save x
 	refused "--label: not in this version" --label=a save x
 	assertEquals "files left" "err
 out" "$(ls -A)"
