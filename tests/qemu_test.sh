@@ -55,6 +55,20 @@ test_compressed_with_a_base() {
 	scenario --mem=64 --save-args=--compress=zstd --base-args=--compress=zstd --load=$all_loads
 }
 
+# Whoever wants to know how far it is may ask as often as they like.
+test_in_a_storm_of_signals() {
+	printf '#!/bin/sh\nexec python3 "%s" /dev/null "%s" "$@" 2>>"%s"\n' "$TOOLS/storm.py" "$SNAP" \
+		"$work/answers" >"$work/stormy"
+	chmod +x "$work/stormy"
+	calm=$SNAP SNAP=$work/stormy
+	scenario --mem=64 --load=$all_loads
+	SNAP=$calm
+	[ -n "$installed$newer" ] || return 0
+	assertEquals "other words" "" \
+		"$(grep -vE ": (save|load|check), |served in postcopy" "$work/answers")"
+	assertContains "$(cat "$work/answers")" ": load, serving: "
+}
+
 test_ordinary_migration() {
 	scenario --mem=64 --kind=ordinary --load=precopy,postcopy
 }
