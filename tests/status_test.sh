@@ -461,10 +461,7 @@ test_programs_that_do_not_read() {
 	END
 	for how in full gone; do
 		slowly <s | python3 full.py $how "$SNAP" --status-fd=9 --reproducible save i 2>err &
-		pids=$!
-		wait_for 20 sh -c "! kill -0 $! 2>/dev/null"
-		wait $!
-		assertEquals "$how: $(cat err)" 0 $?
+		ends $! "$how: $(cat err)"
 		assertEquals "$how" "" "$(cat err)"
 		assertTrue "$how: the image" "cmp want i"
 		rm i
@@ -490,11 +487,15 @@ os.set_blocking(w, True)
 os.set_inheritable(r, True)
 os.dup2(w, 2)
 os.execv(sys.argv[1], sys.argv[1:])' "$SNAP" --progress --reproducible save i &
-	pids=$!
-	wait_for 20 sh -c "! kill -0 $! 2>/dev/null"
-	wait $!
-	assertEquals "--progress" 0 $?
+	ends $! "--progress"
 	assertTrue "--progress: the image" "cmp want i"
+}
+
+# ends PID WORDS: of its own accord, and well.
+ends() {
+	wait_for 20 sh -c "! kill -0 $1 2>/dev/null" || kill -9 $1
+	wait $1
+	assertEquals "$2" 0 $?
 }
 
 # refused MESSAGE ARG...
