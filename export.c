@@ -37,6 +37,7 @@ struct export {
 	size_t next;		/* extents in all */
 	size_t reading, writing;	/* the extents under way */
 	uint64_t page;		/* the next to be read */
+	uint64_t passed, told;	/* pages of extents: in those before x->writing; told to st */
 	struct status st;
 };
 
@@ -84,11 +85,12 @@ put_fetch(struct export *x, const struct image_fetch *f)
 	size_t size = x->ram->page_size;
 	const struct extent *e;
 	unsigned i, n;
+	uint64_t now;
 	int err;
 
 	for (i = 0; i < f->n; i += n) {
 		while (f->page[i] - x->ext[x->writing].page >= x->ext[x->writing].n)
-			x->writing++;
+			x->passed += x->ext[x->writing++].n;
 		e = &x->ext[x->writing];
 		for (n = 1; i + n < f->n && f->page[i + n] == f->page[i] + n &&
 		    f->page[i + n] - e->page < e->n; n++)
@@ -97,6 +99,9 @@ put_fetch(struct export *x, const struct image_fetch *f)
 		    e->off + (f->page[i] - e->page) * size);
 		if (err != 0)
 			return err;
+		now = x->passed + f->page[i] - e->page + n;
+		status_add(&x->st, (now - x->told) * size);
+		x->told = now;
 	}
 	return 0;
 }
@@ -106,8 +111,13 @@ put_pages(struct export *x)
 {
 	struct image_scan *scan = scan_new(x->im, options_threads(x->opt, 1), NULL);
 	struct image_fetch *f;
+	uint64_t pages = 0;
+	size_t i;
 	int r = SNAP_ESYS, err = 0;
 
+	for (i = 0; i < x->next; i++)
+		pages += x->ext[i].n;
+	status_pages(&x->st, "memory", pages, x->ram->page_size);
 	if (scan != NULL)
 		scan_order(scan, next_page, x);
 	while (scan != NULL && err == 0 && (r = scan_next(scan, &f)) == 1)
@@ -115,6 +125,13 @@ put_pages(struct export *x)
 			err = put_fetch(x, f);
 	scan_free(scan);
 	return err != 0 ? err : r;
+}
+
+static int
+commit(struct export *x, uint64_t len)
+{
+	status_phase(&x->st, "commit", 0);
+	return target_commit(&x->to, len, x->opt->unsafe);
 }
 
 /* ---- raw ---- */
@@ -143,7 +160,7 @@ export_raw(struct export *x)
 	add_extent(x, b->first, b->len / x->ram->page_size, 0);
 	if ((err = put_pages(x)) != 0)
 		return err;
-	return target_commit(&x->to, b->len, x->opt->unsafe);
+	return commit(x, b->len);
 }
 
 /* ---- LiME ---- */
@@ -233,7 +250,7 @@ export_lime(struct export *x)
 	    (err = lime_range(x, b, low, b->len - low, HIGH, &at)) != 0 ||
 	    (err = put_pages(x)) != 0)
 		return err;
-	return target_commit(&x->to, at, x->opt->unsafe);
+	return commit(x, at);
 }
 
 /* ---- streams ---- */
@@ -246,7 +263,7 @@ export_stream(struct export *x)
 	if ((err = send_bytes(x->im, &x->out, SEC_PREAMBLE, UINT64_MAX)) != 0 ||
 	    (err = send_precopy(x->im, &x->out, options_threads(x->opt, 1), &x->st)) != 0)
 		return err;
-	return target_commit(&x->to, UINT64_MAX, x->opt->unsafe);
+	return commit(x, UINT64_MAX);
 }
 
 /* ---- mapped-ram (migration/ram.c) ---- */
@@ -426,7 +443,7 @@ export_mapped(struct export *x)
 	free(pre);
 	if (err != 0 || (err = put_pages(x)) != 0)
 		return err;
-	return target_commit(&x->to, UINT64_MAX, x->opt->unsafe);
+	return commit(x, UINT64_MAX);
 }
 
 /* ---- the verb ---- */
@@ -476,8 +493,10 @@ run_export(const struct options *o)
 	}
 	x->opt = o;
 	x->to.fd = x->to.dir_fd = -1;
+	status_init(&x->st, o, o->file[0]);
 	err = export(x);
 	target_free(&x->to);
+	status_end(&x->st, err);
 	image_close(x->im);
 	free(x->ext);
 	free(x);

@@ -26,6 +26,7 @@ struct import {
 	struct image *base;	/* or NULL */
 	struct image_writer *out;
 	struct stream_in *in;
+	struct status st;
 	uint8_t piece[PIECE], bitmap[BITMAP];
 };
 
@@ -59,6 +60,7 @@ put_pages(struct import *m, uint64_t page, uint64_t n, uint64_t off)
 			memcpy(room, m->piece + i * size, size);
 			image_put(m->out, page++);
 		}
+		status_add(&m->st, now * size);
 		if ((err = check_signals(m->opt->file[1])) != 0)
 			return err;
 	}
@@ -78,8 +80,10 @@ put_mapped(struct import *m, uint64_t page, uint64_t n, uint64_t off)
 			;
 		if (i > from)
 			err = put_pages(m, page + from, i - from, off + from * size);
-		else
+		else {
 			err = image_zero(m->out, page + i++);
+			status_add(&m->st, size);
+		}
 	}
 	return err;
 }
@@ -133,16 +137,20 @@ static int
 store(struct import *m)
 {
 	struct stream_item it;
-	int r, err, sealed = 0;
+	int r, err, sealed = 0, in_tail = 0;
 
 	while ((r = stream_next(m->in, &it)) == 1) {
+		store_count(&m->st, m->in, &it, &in_tail);
 		if ((err = check_signals(m->opt->file[1])) != 0 ||
 		    (it.kind == ITEM_BLOCKS && (err = check_kind(m)) != 0) ||
 		    (err = store_item(m->out, m->in, &it, &sealed)) != 0 ||
 		    (it.kind == ITEM_BLOCKS && (err = put_blocks(m)) != 0))
 			return err;
 	}
-	return r != 0 ? r : store_commit(m->out, m->opt, m->opt->file[1],
+	if (r != 0)
+		return r;
+	status_phase(&m->st, "commit", 0);
+	return store_commit(m->out, m->opt, m->opt->file[1],
 	    stream_split(m->in));
 }
 
@@ -184,6 +192,7 @@ run_import(const struct options *o)
 		return SNAP_ESYS;
 	}
 	m->opt = o;
+	status_init(&m->st, o, o->file[1]);
 	err = import(m);
 	image_free(m->out);
 	image_close(m->base);
@@ -191,6 +200,7 @@ run_import(const struct options *o)
 	if (m->fd >= 0)
 		io_close(m->fd);
 	free(m->name);
+	status_end(&m->st, err);
 	free(m);
 	return err;
 }

@@ -70,32 +70,6 @@ on_signal(void *arg)
 	status_answer(s->st);
 }
 
-/* What comes is a piece of the guest's memory, or of what is behind it. */
-static void
-count_item(struct save *s, const struct stream_item *it)
-{
-	const struct ram_map *ram = stream_ram(s->in);
-
-	switch (it->kind) {
-	case ITEM_BLOCKS:
-		status_pages(s->st, "memory", ram->npages, ram->page_size);
-		break;
-	case ITEM_PAGE:
-	case ITEM_ZERO:
-		status_add(s->st, ram->page_size);
-		break;
-	case ITEM_TAIL:
-		if (!s->in_tail)
-			status_phase(s->st, "devices", 0);
-		s->in_tail = 1;
-		status_add(s->st, it->len);
-		break;
-	case ITEM_REFUSED:
-		status_phase(s->st, "draining", 0);
-		break;
-	}
-}
-
 /* The one answer QEMU listens to, where it asked for one. */
 static void
 answer(struct save *s)
@@ -115,7 +89,7 @@ store(struct save *s)
 	while ((r = stream_next(s->in, &it)) == 1) {
 		check_signal(s);
 		if (s->st != NULL)
-			count_item(s, &it);
+			store_count(s->st, s->in, &it, &s->in_tail);
 		/* Behind the RAM, QEMU of all versions bears to lose its reader. */
 		if (it.kind == ITEM_TAIL)
 			guard_dismiss(&s->guard);

@@ -117,3 +117,29 @@ store_commit(struct image_writer *w, const struct options *o, const char *path, 
 		snap_warnx("%s: written without syncs: a crash of the host may damage it", path);
 	return err;
 }
+
+void
+store_count(struct status *st, const struct stream_in *in, const struct stream_item *it,
+    int *in_tail)
+{
+	const struct ram_map *ram = stream_ram(in);
+
+	switch (it->kind) {
+	case ITEM_BLOCKS:
+		status_pages(st, "memory", ram->npages, ram->page_size);
+		break;
+	case ITEM_PAGE:
+	case ITEM_ZERO:
+		status_add(st, ram->page_size);
+		break;
+	case ITEM_TAIL:
+		if (!*in_tail)
+			status_phase(st, "devices", 0);
+		*in_tail = 1;
+		status_add(st, it->len);
+		break;
+	case ITEM_REFUSED:
+		status_phase(st, "draining", 0);
+		break;
+	}
+}

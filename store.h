@@ -7,6 +7,7 @@
 
 #include "image.h"
 #include "options.h"
+#include "status.h"
 #include "stream.h"
 
 /* What the command line says of an image to be written. */
@@ -20,6 +21,9 @@ struct image_writer *store_create(const struct options *o, const char *path,
 /* One item after the other; *sealed is 0 at first.  0, or SNAP_E*, reported. */
 int store_item(struct image_writer *w, const struct stream_in *in, const struct stream_item *it,
     int *sealed);
+/* Tell of each item how far the work is; *in_tail is 0 at first. */
+void store_count(struct status *st, const struct stream_in *in, const struct stream_item *it,
+    int *in_tail);
 /* image_commit(), after which --cache=unsafe is owed a word. */
 int store_commit(struct image_writer *w, const struct options *o, const char *path,
     uint64_t split);
