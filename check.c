@@ -59,7 +59,7 @@ check_tables(struct image *im, unsigned *faults, struct status *st)
 
 	status_phase(st, "tables", foot->file_len - footer_section(foot, SEC_DATA)->len);
 	image_on_read(im, count_read, st);
-	err = image_check_tables(im, faults);
+	err = image_check_tables(im, 1, faults);
 	image_on_read(im, NULL, NULL);
 	return err;
 }

@@ -26,6 +26,7 @@ enum { RAW_PAGE = UINT16_MAX };	/* fetch_from.unit: the page is not coded */
 struct fetch_from {
 	struct image *im;
 	uint16_t unit, k;	/* page k of that unit */
+	uint64_t off;		/* of its bytes in the file, or of that unit's */
 };
 
 int
@@ -197,6 +198,7 @@ fetch_add(struct image_fetch *f, uint64_t page, int state, uint64_t entry)
 	f->req.op = AIO_READ;
 	f->from[f->n].im = im;
 	f->from[f->n].k = (uint16_t)at.k;
+	f->from[f->n].off = at.unit.off + (at.unit.codec == CODEC_RAW ? at.k * size : 0);
 	f->page[f->n] = page;
 	f->crc[f->n++] = at.crc;
 	return 0;
@@ -288,7 +290,7 @@ fetch_verify(struct aio_req *r)
 void
 fetch_bad_page(const struct image_fetch *f, unsigned i)
 {
-	image_bad_page(f->from[i].im, f->page[i], "page fails its checksum");
+	image_bad_bytes(f->from[i].im, f->page[i], f->from[i].off, "page fails its checksum");
 }
 
 /* The file in which a read failed. */

@@ -157,6 +157,7 @@ hot_find(struct hot_list *l, struct image *im)
 	if (io_open(name, 0, 0, &fd) == 0) {
 		why = read_list(l, fd, im);
 		io_close(fd);
+		l->beside = why == NULL;
 		if (why != NULL)
 			snap_warnx("%s: %s: not used", name, why);
 	}

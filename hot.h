@@ -14,6 +14,7 @@
 struct hot_list {
 	uint8_t *page;		/* page numbers, 40 bits each */
 	uint64_t n, cap;
+	int beside;		/* it is from the file beside the image */
 };
 
 /* The name of the list beside an image, to be freed by the caller; NULL: out of memory. */

@@ -57,7 +57,8 @@ int image_zero(struct image_writer *w, uint64_t page);
  * sections (len 0: none), and make all that durable.
  */
 struct image_bytes {
-	uint32_t type;		/* SEC_PREAMBLE, SEC_PROLOGUE, SEC_ITERABLES, SEC_HOT */
+	uint32_t type;		/* SEC_PREAMBLE, SEC_PROLOGUE, SEC_ITERABLES, SEC_LABEL,
+				 * SEC_HOT */
 	const uint8_t *buf;
 	size_t len;
 };
@@ -85,6 +86,17 @@ void image_free(struct image_writer *w);
 
 /* Open a finished image.  NULL: failed and reported, *err tells how. */
 struct image *image_open(const char *path, int io_flags, int *err);
+/*
+ * The same to tell what is in it, of one as well that cannot be read: *how tells how far that
+ * went, and why it went no further was printed.  NULL: it has not even a good header.
+ */
+struct image_look {
+	int err;		/* 0, or SNAP_*: no page can be had */
+	int whole;		/* all but pages can be had; else only header and ... */
+	int has_footer;		/* ... length, UUID and time in the footer */
+	uint64_t len;		/* of the file */
+};
+struct image *image_look(const char *path, struct image_look *how);
 void image_close(struct image *im);
 /* One of many that are open: few of its tables are to stay in memory. */
 void image_keep_little(struct image *im);
@@ -115,6 +127,9 @@ int image_crc(struct image *im, uint64_t page, int state, uint64_t entry, uint32
 const struct image *image_holder(const struct image *im, int state, uint64_t entry);
 /* Are both the same file? */
 int image_is_same(const struct image *a, const struct image *b);
+/* Count pages from ... from + n - 1 by their states.  Nothing is read for those of which a
+ * node, or the root, tells. */
+int image_count(struct image *im, uint64_t from, uint64_t n, uint64_t count[4]);
 /* Which page lies in slot, or DEAD_PAGE, and its CRC. */
 int image_slot(struct image *im, uint64_t slot, uint64_t *page, uint32_t *crc);
 /*
@@ -136,14 +151,19 @@ int image_read(struct image *im, const struct section *s, uint64_t off, void *bu
 int image_section(struct image *im, uint32_t type, uint8_t **buf, size_t *len);
 /* Print "FILE: block B offset N: what" for a page; of many faults, only the first ones. */
 void image_bad_page(struct image *im, uint64_t page, const char *what);
+/* Faults that were found in its ancestors since they were opened. */
+uint64_t image_ancestor_faults(const struct image *im);
 
 /* ---- reading: verify.c ---- */
 
+/* Verify a section that has a checksum of its own, without holding it. */
+int image_check_section(struct image *im, const struct section *s);
 /* Verify all sections that have a checksum of their own.  faults: as in a scan. */
 int image_check_sections(struct image *im, unsigned *faults);
 /* Verify every byte that a scan does not reach, and that all parts agree; *faults
- * grows by the faults found and printed.  0, or SNAP_ESYS. */
-int image_check_tables(struct image *im, unsigned *faults);
+ * grows by the faults found and printed.  Without pages, nothing of the data is read.  0, or
+ * SNAP_ESYS. */
+int image_check_tables(struct image *im, int pages, unsigned *faults);
 /* Call fn(arg, len) for each len bytes that are read besides pages; NULL: no more. */
 void image_on_read(struct image *im, void (*fn)(void *arg, size_t len), void *arg);
 

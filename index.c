@@ -169,7 +169,7 @@ write_leaf(struct image_writer *w, const struct page_leaf *l, uint64_t index)
 
 	if (l == NULL)
 		return ALL_ABSENT;
-	leaf_count(l, n, count);
+	leaf_count(l, 0, n, count);
 	w->foot.zero += count[PAGE_ZERO];
 	w->foot.stored += count[PAGE_STORED];
 	w->foot.ancestor += count[PAGE_ANCESTOR];

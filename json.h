@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * json.h -- JSON, as far as we write it.
+ * json.h -- JSON: strings written, and a text of a stranger's read piece by piece.
  */
 #ifndef JSON_H
 #define JSON_H
 
+#include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 
 /* Write a string with its quotes.  Bytes that are not UTF-8 become the code point of that
@@ -12,5 +14,47 @@
 void json_string(FILE *f, const char *str);
 /* The same into buf, which has size bytes, at least 3.  What has no room is left out. */
 void json_put(char *buf, size_t size, const char *str);
+
+/*
+ * A reader that hands out one token after the other.  It is as strict as RFC 8259, and has all
+ * its memory in itself: nothing is allocated, nothing calls itself, whatever the text says.
+ * Beyond that RFC it refuses zero bytes in strings, which have no end in C then.
+ */
+enum {
+	JSON_DEPTH = 256,	/* of objects and arrays in one another; refused beyond */
+	JSON_TEXT = 256		/* bytes of a string that are kept, its NUL included */
+};
+
+enum json_token {
+	JSON_BAD,		/* json.why tells; there is nothing after this */
+	JSON_END,		/* of the text, and rightly so */
+	JSON_OBJECT, JSON_ARRAY,	/* its beginning */
+	JSON_CLOSE,		/* its end */
+	JSON_KEY, JSON_STRING,	/* json.text */
+	JSON_NUMBER,		/* json.number */
+	JSON_WORD		/* true, false, null */
+};
+
+struct json {
+	/* Set by the caller, the rest zero: put up to max more bytes of the text into buf, and say
+	 * how many.  0: there are no more, or they cannot be read. */
+	size_t (*more)(void *arg, uint8_t *buf, size_t max);
+	void *arg;
+
+	const char *why;
+	char text[JSON_TEXT];	/* of the last key or string */
+	int cut;		/* it was longer */
+	uint64_t number;
+	int is_whole;		/* number is what was written: no sign, no fraction, no overflow */
+	unsigned depth;		/* of what is open */
+
+	uint8_t open[JSON_DEPTH / 8];	/* private: for each depth, is it an object? */
+	int state;		/* what may come next */
+	size_t len;		/* of text */
+	size_t at, n;		/* of buf */
+	uint8_t buf[4096];
+};
+
+enum json_token json_next(struct json *j);
 
 #endif

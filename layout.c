@@ -168,12 +168,9 @@ check_sections(const struct image_footer *f, const struct image_header *h)
 }
 
 const char *
-footer_decode(const uint8_t *buf, uint64_t file_len,
+footer_identify(const uint8_t *buf, uint64_t file_len,
     const struct image_header *h, struct image_footer *f)
 {
-	const uint8_t *p = buf + SECTION_AT;
-	uint32_t i;
-
 	if (memcmp(buf, footer_magic, MAGIC) != 0)
 		return "no footer: an interrupted save or a cut copy";
 	if (get_le32(buf + CRC_AT) != crc32c(0, buf, CRC_AT))
@@ -182,18 +179,31 @@ footer_decode(const uint8_t *buf, uint64_t file_len,
 	f->tag = get_le64(buf + 24);
 	memcpy(f->uuid, buf + 32, 16);
 	f->time = get_le64(buf + 48);
+	f->header_crc = get_le32(buf + 100);
+	if (f->file_len != file_len)
+		return "file is not as long as its footer says";
+	if (f->header_crc != h->crc)
+		return "header and footer are not of one image";
+	return NULL;
+}
+
+const char *
+footer_decode(const uint8_t *buf, uint64_t file_len,
+    const struct image_header *h, struct image_footer *f)
+{
+	const uint8_t *p = buf + SECTION_AT;
+	const char *why;
+	uint32_t i;
+
+	if ((why = footer_identify(buf, file_len, h, f)) != NULL)
+		return why;
 	f->npages = get_le64(buf + 56);
 	f->stored = get_le64(buf + 64);
 	f->zero = get_le64(buf + 72);
 	f->ancestor = get_le64(buf + 80);
 	f->slots = get_le64(buf + 88);
 	f->flags = get_le32(buf + 96);
-	f->header_crc = get_le32(buf + 100);
 	f->nsec = get_le32(buf + 104);
-	if (f->file_len != file_len)
-		return "file is not as long as its footer says";
-	if (f->header_crc != h->crc)
-		return "header and footer are not of one image";
 	if ((f->flags & ~(uint32_t)IMAGE_FLAGS) != 0 || get_le32(buf + 108) != 0)
 		return "reserved bits of the footer are not zero";
 	if (f->npages > PAGES_MAX || f->stored > f->npages ||

@@ -20,6 +20,7 @@ enum {
 	CLUSTER_MAX = 16 << 20,
 	ANCESTORS_MAX = 255,
 	ANCESTOR_PATH_MAX = 4095,
+	LABEL_MAX = 4096,	/* bytes */
 	ANCESTORS_SIZE_MAX = 4 + ANCESTORS_MAX * (18 + ANCESTOR_PATH_MAX)
 };
 
@@ -103,6 +104,10 @@ int header_is_image(const uint8_t *buf);
 const char *header_decode(const uint8_t *buf, struct image_header *h);
 /* Fill FOOTER_SIZE bytes. */
 void footer_encode(uint8_t *buf, const struct image_footer *f);
+/* NULL, or why the last bytes of a file of file_len bytes are not the footer that belongs to this
+ * header.  It sets what every footer has, whatever the features: length, tag, UUID, time. */
+const char *footer_identify(const uint8_t *buf, uint64_t file_len,
+    const struct image_header *h, struct image_footer *f);
 /* NULL, or what is wrong with the footer of a file of file_len bytes. */
 const char *footer_decode(const uint8_t *buf, uint64_t file_len,
     const struct image_header *h, struct image_footer *f);

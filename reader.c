@@ -22,6 +22,7 @@
 #include "bytes.h"
 #include "codec.h"
 #include "crc32c.h"
+#include "foreign.h"
 
 enum {
 	TOLD_MAX = 100,		/* faults of which the place is printed */
@@ -32,6 +33,7 @@ enum {
 static int
 tell(struct image *im)
 {
+	im->faults++;
 	if (im->told > TOLD_MAX)
 		return 0;
 	if (im->told++ < TOLD_MAX)
@@ -379,6 +381,34 @@ image_next_bytes(struct image *im, uint64_t *page, uint64_t end, uint64_t *entry
 	return PAGE_ABSENT;
 }
 
+int
+image_count(struct image *im, uint64_t from, uint64_t n, uint64_t count[4])
+{
+	uint64_t end = from + n, leaf, span, next;
+	struct page_leaf *l;
+	uint16_t granules;
+	int err;
+
+	for (; from < end; from = next) {
+		leaf = from / LEAF_PAGES;
+		span = LEAF_PAGES;
+		if (im->node_len[leaf / NODE_LEAVES] <= 1)
+			span *= NODE_LEAVES;
+		next = (from / span + 1) * span;
+		if (next > end)
+			next = end;
+		l = NULL;
+		if ((err = image_need_leaf(im, leaf, &granules, &l)) != 0)
+			return err;
+		if (granules > 1)
+			leaf_count(l, (unsigned)(from % LEAF_PAGES),
+			    (unsigned)(next - leaf * LEAF_PAGES), count);
+		else
+			count[granules == 1 ? PAGE_ZERO : PAGE_ABSENT] += next - from;
+	}
+	return 0;
+}
+
 /* The slot's entry in the unit table, and its unit's record; at->page is DEAD_PAGE if no page
  * lies there. */
 static int
@@ -540,6 +570,29 @@ image_bad_page(struct image *im, uint64_t page, const char *what)
 		    (unsigned long long)((page - b->first) * im->head.page_size), what);
 }
 
+void
+image_bad_bytes(struct image *im, uint64_t page, uint64_t off, const char *what)
+{
+	const struct ram_block *b = ram_map_find(&im->ram, page);
+
+	if (tell(im))
+		snap_warnx("%s: block %s offset 0x%llx: %s (file offset %llu)", im->path, b->id,
+		    (unsigned long long)((page - b->first) * im->head.page_size), what,
+		    (unsigned long long)off);
+}
+
+uint64_t
+image_ancestor_faults(const struct image *im)
+{
+	uint64_t n = 0;
+	unsigned i;
+
+	for (i = 0; i < im->nanc; i++)
+		if (im->anc_image[i] != NULL)
+			n += im->anc_image[i]->faults;
+	return n;
+}
+
 /* ---- sections ---- */
 
 /* All of a section, in memory to be freed by the caller. */
@@ -667,41 +720,93 @@ open_direct(struct image *im)
 	}
 }
 
+/* The file is none of ours: say what it is, if that can be told.  buf: its first bytes. */
 static int
-open_parts(struct image *im)
+say_foreign(const struct image *im, const uint8_t *buf, size_t n, uint64_t len)
 {
-	uint8_t buf[FOOTER_SIZE], *map;
+	const char *kind = foreign_kind(buf, n);
+
+	if (kind != NULL)
+		snap_warnx("%s: not a qemu-snap image: %s", im->path, kind);
+	else if (len < HEADER_SIZE + FOOTER_SIZE)
+		snap_warnx("%s: too short for a qemu-snap image", im->path);
+	else
+		snap_warnx("%s: offset 0: not a qemu-snap image", im->path);
+	return SNAP_EDATA;
+}
+
+static int
+open_header(struct image *im, uint64_t *len)
+{
+	uint8_t buf[HEADER_SIZE];
 	const char *why;
-	uint64_t len;
-	size_t n = 0;
+	size_t n;
 	int err;
 
-	if ((err = io_size(im->fd, &len)) != 0) {
+	if ((err = io_size(im->fd, len)) != 0) {
 		snap_warn(err, "%s", im->path);
 		return SNAP_ESYS;
 	}
-	if (len < HEADER_SIZE + FOOTER_SIZE) {
-		snap_warnx("%s: too short for a qemu-snap image", im->path);
-		return SNAP_EDATA;
-	}
-	if ((err = image_read_at(im, buf, HEADER_SIZE, 0)) != 0)
+	n = *len < sizeof buf ? (size_t)*len : sizeof buf;
+	if ((err = image_read_at(im, buf, n, 0)) != 0)
 		return err;
-	if ((why = header_decode(buf, &im->head)) != NULL)
-		return image_bad(im, 0, why);
-	if (features_unknown(&im->head) != 0) {
-		snap_warnx("%s: needs features this version does not know: 0x%llx", im->path,
-		    (unsigned long long)features_unknown(&im->head));
-		return SNAP_EDATA;
-	}
-	if (image_is_coded(im) && codec_numbered(CODEC_ZSTD) == NULL) {
-		snap_warnx("%s: compressed with zstd, which this qemu-snap was built without",
+	if (n < HEADER_MAGIC || !header_is_image(buf))
+		return say_foreign(im, buf, n, *len);
+	if (n < sizeof buf) {
+		snap_warnx("%s: shorter than a header: an interrupted save or a cut copy",
 		    im->path);
 		return SNAP_EDATA;
 	}
-	if ((err = image_read_at(im, buf, FOOTER_SIZE, len - FOOTER_SIZE)) != 0)
+	if ((why = header_decode(buf, &im->head)) != NULL)
+		return image_bad(im, 0, why);
+	return 0;
+}
+
+/* Can this qemu-snap read an image with such a header? */
+static int
+check_features(const struct image *im)
+{
+	if (features_unknown(&im->head) != 0)
+		snap_warnx("%s: needs features this version does not know: 0x%llx", im->path,
+		    (unsigned long long)features_unknown(&im->head));
+	else if (image_is_coded(im) && codec_numbered(CODEC_ZSTD) == NULL)
+		snap_warnx("%s: compressed with zstd, which this qemu-snap was built without",
+		    im->path);
+	else
+		return 0;
+	return SNAP_EDATA;
+}
+
+/* The footer; with features that are not known, no more of it than every footer has. */
+static int
+open_footer(struct image *im, uint64_t len)
+{
+	const char *(*decode)(const uint8_t *, uint64_t, const struct image_header *,
+	    struct image_footer *) = features_unknown(&im->head) != 0 ? footer_identify :
+	    footer_decode;
+	uint8_t buf[FOOTER_SIZE];
+	uint64_t at = len - FOOTER_SIZE;
+	const char *why;
+	int err;
+
+	if (len < HEADER_SIZE + FOOTER_SIZE) {
+		snap_warnx("%s: no footer: an interrupted save or a cut copy", im->path);
+		return SNAP_EDATA;
+	}
+	if ((err = image_read_at(im, buf, FOOTER_SIZE, at)) != 0)
 		return err;
-	if ((why = footer_decode(buf, len, &im->head, &im->foot)) != NULL)
-		return image_bad(im, len - FOOTER_SIZE, why);
+	why = decode(buf, len, &im->head, &im->foot);
+	return why != NULL ? image_bad(im, at, why) : 0;
+}
+
+static int
+open_tables(struct image *im)
+{
+	const char *why;
+	uint8_t *map;
+	size_t n = 0;
+	int err;
+
 	if ((err = take_section(im, SEC_RAM_MAP, RAM_MAP_MAX, &map, &n)) != 0)
 		return err;
 	why = ram_map_decode(map, n, im->head.page_size, &im->ram);
@@ -712,19 +817,18 @@ open_parts(struct image *im)
 		return image_no_memory(im);
 	unit_shape(&im->shape, im->head.unit_pages);
 	if ((err = check_numbers(im)) != 0 || (err = open_root(im)) != 0 ||
-	    (err = check_split(im)) != 0 || (err = take_ancestors(im)) != 0)
+	    (err = check_split(im)) != 0)
 		return err;
-	open_direct(im);
-	return 0;
+	return take_ancestors(im);
 }
 
-struct image *
-image_open(const char *path, int io_flags, int *err)
+/* An image of which nothing has been read but what kind of file it is. */
+static struct image *
+open_file(const char *path, int io_flags)
 {
 	struct image *im = calloc(1, sizeof *im);
-	int e;
+	int err;
 
-	*err = SNAP_ESYS;
 	if (im == NULL || (im->path = malloc(strlen(path) + 1)) == NULL) {
 		free(im);
 		snap_warn(ENOMEM, "%s", path);
@@ -733,19 +837,60 @@ image_open(const char *path, int io_flags, int *err)
 	strcpy(im->path, path);
 	im->io_flags = io_flags;
 	im->nunit = UNIT_CACHE;
-	if ((e = io_open(path, 0, 0, &im->fd)) != 0) {
-		if (e == EINVAL)
-			snap_warnx("%s: not a regular file", path);
-		else
-			snap_warn(e, "%s", path);
-		im->fd = im->data_fd = -1;
-	} else {
+	if ((err = io_open(path, 0, 0, &im->fd)) == 0) {
 		im->data_fd = im->fd;
-		if ((*err = open_parts(im)) == 0)
-			return im;
+		return im;
+	}
+	if (err == EINVAL)
+		snap_warnx("%s: not a regular file", path);
+	else
+		snap_warn(err, "%s", path);
+	im->fd = im->data_fd = -1;
+	image_close(im);
+	return NULL;
+}
+
+struct image *
+image_open(const char *path, int io_flags, int *err)
+{
+	struct image *im = open_file(path, io_flags);
+	uint64_t len;
+
+	*err = SNAP_ESYS;
+	if (im == NULL)
+		return NULL;
+	if ((*err = open_header(im, &len)) == 0 && (*err = check_features(im)) == 0 &&
+	    (*err = open_footer(im, len)) == 0 && (*err = open_tables(im)) == 0) {
+		open_direct(im);
+		return im;
 	}
 	image_close(im);
 	return NULL;
+}
+
+struct image *
+image_look(const char *path, struct image_look *how)
+{
+	struct image *im = open_file(path, 0);
+	int err;
+
+	memset(how, 0, sizeof *how);
+	how->err = SNAP_ESYS;
+	if (im == NULL)
+		return NULL;
+	if ((how->err = open_header(im, &how->len)) != 0) {
+		image_close(im);
+		return NULL;
+	}
+	how->err = check_features(im);
+	if ((err = open_footer(im, how->len)) == 0) {
+		how->has_footer = 1;
+		if (features_unknown(&im->head) == 0 && (err = open_tables(im)) == 0)
+			how->whole = 1;
+	}
+	if (err != 0)
+		how->err = err;
+	return im;
 }
 
 void

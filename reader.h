@@ -54,6 +54,7 @@ struct image {
 	unsigned told;		/* faults of which the place was printed */
 	void (*on_read)(void *arg, size_t len);	/* or NULL */
 	void *on_read_arg;
+	uint64_t faults;	/* all of them */
 };
 
 /* Where a stored page lies. */
@@ -66,6 +67,8 @@ struct place {
 
 /* Report that what is at off of the file is bad: SNAP_EDATA. */
 int image_bad(struct image *im, uint64_t off, const char *what);
+/* The same for a page, and where in the file its bytes are. */
+void image_bad_bytes(struct image *im, uint64_t page, uint64_t off, const char *what);
 int image_no_memory(const struct image *im);
 int image_read_at(const struct image *im, void *buf, size_t len, uint64_t off);
 /* Leaf number index, read if it was not yet; granules: what its node says. */

@@ -122,12 +122,23 @@ leaf_set(struct page_leaf *l, unsigned i, enum page_state st, uint64_t entry)
 }
 
 void
-leaf_count(const struct page_leaf *l, unsigned n, uint64_t count[4])
+leaf_count(const struct page_leaf *l, unsigned from, unsigned to, uint64_t count[4])
 {
-	unsigned i;
+	unsigned lower, upper;
 
-	for (i = 0; i < n; i++)
-		count[state_of(l, i)]++;
+	while (from < to) {
+		if (from % 4 != 0 || to - from < 4) {
+			count[state_of(l, from++)]++;
+			continue;
+		}
+		lower = l->state[from / 4] & 0x55u;	/* a byte is four pages */
+		upper = l->state[from / 4] >> 1 & 0x55u;
+		count[PAGE_ZERO] += ones(lower & ~upper);
+		count[PAGE_STORED] += ones(upper & ~lower);
+		count[PAGE_ANCESTOR] += ones(lower & upper);
+		count[PAGE_ABSENT] += 4 - ones(lower | upper);
+		from += 4;
+	}
 }
 
 size_t

@@ -98,8 +98,8 @@ enum page_state leaf_get(const struct page_leaf *l, unsigned i, uint64_t *entry)
 unsigned leaf_next(const struct page_leaf *l, unsigned i);
 /* Set it; 0, or -1: out of memory and nothing changed. */
 int leaf_set(struct page_leaf *l, unsigned i, enum page_state st, uint64_t entry);
-/* Number of pages among the first n in each state. */
-void leaf_count(const struct page_leaf *l, unsigned n, uint64_t count[4]);
+/* Count pages from ... to - 1 by their states. */
+void leaf_count(const struct page_leaf *l, unsigned from, unsigned to, uint64_t count[4]);
 /* Bytes of the part that leaf_encode() makes; at most PART_MAX. */
 size_t leaf_size(const struct page_leaf *l);
 void leaf_encode(const struct page_leaf *l, uint8_t *buf, uint64_t tag, uint64_t index);

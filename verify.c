@@ -10,9 +10,8 @@
 #include "codec.h"
 #include "crc32c.h"
 
-/* Check a section that has a checksum as a whole, without holding it. */
-static int
-check_section(struct image *im, const struct section *s)
+int
+image_check_section(struct image *im, const struct section *s)
 {
 	uint8_t buf[16384];
 	uint64_t done;
@@ -38,7 +37,7 @@ image_check_sections(struct image *im, unsigned *faults)
 	for (i = 0; i < im->foot.nsec; i++) {
 		if (im->foot.sec[i].type < SEC_WHOLE)
 			continue;
-		err = check_section(im, &im->foot.sec[i]);
+		err = image_check_section(im, &im->foot.sec[i]);
 		if (err == SNAP_EDATA && faults != NULL)
 			++*faults;
 		else if (err != 0)
@@ -88,7 +87,7 @@ check_stored(struct image *im, const struct unit_record *r)
  * hold, here.
  */
 static int
-check_unit(struct image *im, const uint8_t *leaf, uint64_t index,
+check_unit(struct image *im, const uint8_t *leaf, uint64_t index, int data,
     const struct crc32c_join *join, uint64_t *end)
 {
 	const struct unit_shape *us = &im->shape;
@@ -116,7 +115,7 @@ check_unit(struct image *im, const uint8_t *leaf, uint64_t index,
 	if (r.off != *end || r.count != n - 1 || (r.codec == CODEC_RAW && r.crc != all))
 		return image_bad(im, at, "unit record and its slots do not agree");
 	*end += r.len;
-	return dead > 0 && image_is_coded(im) ? check_stored(im, &r) : 0;
+	return data && dead > 0 && image_is_coded(im) ? check_stored(im, &r) : 0;
 }
 
 static uint64_t
@@ -129,7 +128,7 @@ unit_off(const struct image *im, const uint8_t *leaf, uint64_t index)
 }
 
 static int
-check_units(struct image *im, unsigned *faults)
+check_units(struct image *im, int pages, unsigned *faults)
 {
 	const struct section *data = footer_section(&im->foot, SEC_DATA);
 	const struct unit_shape *us = &im->shape;
@@ -151,7 +150,7 @@ check_units(struct image *im, unsigned *faults)
 			return err;
 		if (end == UINT64_MAX)	/* behind damage: begin anew */
 			end = unit_off(im, leaf, i);
-		if ((err = check_unit(im, leaf, i, &join, &end)) == SNAP_ESYS)
+		if ((err = check_unit(im, leaf, i, pages, &join, &end)) == SNAP_ESYS)
 			return err;
 		if (err != 0) {
 			++*faults;
@@ -206,7 +205,7 @@ check_pages(struct image *im, unsigned *faults)
 			    "page leaves do not follow one another") != 0;
 		leaves_len += image_part_len(granules);
 		if (granules > 1)
-			leaf_count(leaf, n, count);
+			leaf_count(leaf, 0, n, count);
 		else
 			count[granules == 1 ? PAGE_ZERO : PAGE_ABSENT] += n;
 		if (granules > 1) {	/* do not keep it: memory stays small */
@@ -238,7 +237,7 @@ image_on_read(struct image *im, void (*fn)(void *arg, size_t len), void *arg)
 }
 
 int
-image_check_tables(struct image *im, unsigned *faults)
+image_check_tables(struct image *im, int pages, unsigned *faults)
 {
 	int err;
 
@@ -246,7 +245,7 @@ image_check_tables(struct image *im, unsigned *faults)
 		return err;
 	*faults += err != 0;
 	if ((err = image_check_sections(im, faults)) == 0 &&
-	    (err = check_units(im, faults)) == 0)
+	    (err = check_units(im, pages, faults)) == 0)
 		err = check_pages(im, faults);
 	return err;
 }

@@ -399,7 +399,7 @@ test_no_base() {
 	refused i 1 "qemu-snap: nowhere: No such file or directory" --base=nowhere
 	refused i 1 "qemu-snap: .: Is a directory" --base=.
 	refused i 2 "qemu-snap: notes: too short" --base=notes
-	refused i 2 "qemu-snap: s: offset 0: not a qemu-snap image" --base=s
+	refused i 2 "qemu-snap: s: not a qemu-snap image: a QEMU migration stream as it is" --base=s
 	refused i 2 "qemu-snap: bad: offset 0: header fails its checksum" --base=bad
 	for base in other small; do
 		words="is of a guest with other RAM blocks or pages, and no base"

@@ -102,7 +102,7 @@ test_a_damaged_page_stays_inside() {
 	assertTrue "not as far as that page" "[ $(size_of l) -le 4130000 ]"
 	run "$SNAP" check i
 	assertEquals 2 "$status"
-	assertEquals "qemu-snap: i: block a offset 0x3e8000: page fails its checksum
+	assertEquals "qemu-snap: i: block a offset 0x3e8000: page fails its checksum (file offset 4100096)
 qemu-snap: i: damaged: 1 fault" "$(cat err)"
 }
 
@@ -148,7 +148,7 @@ test_what_is_no_image() {
 	head -c 20000 /dev/zero >zero
 	for verb in load info check; do
 		run "$SNAP" $verb empty
-		expect 2 "qemu-snap: empty: too short for a qemu-snap image"
+		expect 2 "qemu-snap: empty: not a qemu-snap image: an empty file"
 		run "$SNAP" $verb text
 		expect 2 "qemu-snap: text: too short for a qemu-snap image"
 		run "$SNAP" $verb zero

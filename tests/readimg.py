@@ -13,6 +13,7 @@
 #   readimg.py block IMAGE BLOCK   the memory of a block to standard output
 #   readimg.py rest IMAGE          preamble, prologue, iterables and tail
 #   readimg.py stream IMAGE        a migration stream (section 10)
+#   readimg.py facts IMAGE         label, machine, devices, pages by block: JSON
 #
 # Ancestors are opened when a page in them is wanted, by check always. Coded
 # images need libzstd.so.1; where it is missing they are refused as R4 says.
@@ -26,11 +27,15 @@
 # the earlier one is printed; R47 is left for sections that are not known.
 
 import ctypes
+import codecs
 import ctypes.util
+import json
 import os
 import stat
 import struct
 import sys
+import time
+import uuid
 import zlib
 from array import array
 
@@ -47,7 +52,8 @@ UNIT_CACHE = 64                 # decoded units kept, at most CODED_MAX each
 
 DATA, UNITS, LEAVES, NODES, ROOT = 1, 2, 3, 4, 5
 PREAMBLE, PROLOGUE, RAM_MAP, ITERABLES, TAIL = 16, 17, 18, 19, 20
-ANCESTORS, LABEL = 21, 22
+ANCESTORS, LABEL, HOT = 21, 22, 23
+LABEL_MAX = 4096
 
 KIND_LEAF, KIND_NODE, KIND_ROOT, KIND_UNITS = 1, 2, 3, 4
 KIND_NAME = {1: "leaf", 2: "node", 3: "root", 4: "unit leaf"}
@@ -262,6 +268,7 @@ class Image:
                   "footer: belongs to another header")
         self.tag = u64(f, 24)
         self.uuid = f[32:48]
+        self.time = u64(f, 48)
         self.pages = u64(f, 56)
         self.stored = u64(f, 64)
         self.zero = u64(f, 72)
@@ -948,6 +955,76 @@ def cmd_rest(img, out):
         out.write(img.section_bytes(t))
 
 
+def text_of(b):
+    """UTF-8, and what is none of it byte by byte"""
+    codecs.register_error("bytewise", lambda e: (
+        "".join(map(chr, e.object[e.start:e.end])), e.end))
+    return b.decode("utf-8", "bytewise")
+
+
+def label_of(img):
+    """Section 11: one that is too long, or has a zero byte, is none"""
+    b = img.section_bytes(LABEL)
+    return b if len(b) <= LABEL_MAX and 0 not in b else b""
+
+
+def machine_of(img):
+    """Section 10: behind magic and version"""
+    b = img.section_bytes(PREAMBLE)
+    if b[8:9] != b"\x07":
+        return b""
+    return b[13:13 + int.from_bytes(b[9:13], "big")]
+
+
+def devices_of(img):
+    """Section 10: the JSON description at the end of the tail; None: not there"""
+    b = img.section_bytes(TAIL)[img.sections[TAIL].extra + 1:]
+    if not b:
+        return None
+    length = int.from_bytes(b[1:5], "big")
+    return [{"name": d["name"], "instance": d["instance_id"],
+             "version": d.get("version")}
+            for d in json.loads(b[5:5 + length])["devices"]]
+
+
+def count_of(img, block):
+    counts = [0, 0, 0, 0]
+    end = block.first + block.pages
+    for first, count, states, _ in img.walk(block.first, end):
+        low, high = max(first, block.first), min(first + count, end)
+        if isinstance(states, int):
+            counts[states] += high - low
+        else:
+            for state in states[low - first:high - first]:
+                counts[state] += 1
+    return counts
+
+
+def cmd_facts(img, out):
+    blocks = []
+    for b in img.blocks:
+        absent, zero, stored, ancestor = count_of(img, b)
+        blocks.append({"id": text_of(b.name), "length": b.pages * img.page_size,
+                       "stored": stored, "ancestor": ancestor, "zero": zero,
+                       "absent": absent})
+    data = img.sections[DATA].length
+    facts = {"uuid": str(uuid.UUID(bytes=img.uuid)), "page-size": img.page_size,
+             "label": text_of(label_of(img)) or None,
+             "machine": text_of(machine_of(img)) or None,
+             "devices": devices_of(img), "blocks": blocks,
+             "file-size": img.length, "data-size": data,
+             "guest-size": img.pages * img.page_size,
+             "size-ratio": round(img.length / (img.pages * img.page_size), 4),
+             "compression-ratio": round(data / (img.stored * img.page_size), 4)
+             if img.stored else None,
+             "hot-pages": len(img.section_bytes(HOT)) // 5,
+             "codec": "zstd" if img.coded else "none",
+             "postcopy": not img.flags & FLAG_IGNORE_SHARED,
+             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(img.time))
+             if img.time else None}
+    out.write(json.dumps(facts, indent=1).encode())
+
+
 def ram_section(img, out, type, blocks):
     """One RAM section of the stream (section 10), big-endian"""
     out.write(struct.pack(">BI", type, img.ram_sid))
@@ -975,13 +1052,13 @@ def cmd_stream(img, out):
 
 COMMANDS = {"check": (cmd_check, 1), "list": (cmd_list, 1),
             "block": (cmd_block, 2), "rest": (cmd_rest, 1),
-            "stream": (cmd_stream, 1)}
+            "stream": (cmd_stream, 1), "facts": (cmd_facts, 1)}
 
 
 def main(args):
     if not args or args[0] not in COMMANDS or \
             len(args) != 1 + COMMANDS[args[0]][1]:
-        print("usage: readimg.py check|list|rest|stream IMAGE\n"
+        print("usage: readimg.py check|list|rest|stream|facts IMAGE\n"
               "       readimg.py block IMAGE BLOCK", file=sys.stderr)
         return 1
     out = sys.stdout.buffer

@@ -23,6 +23,8 @@
 #include "../../bytes.h"
 #include "../../codec.h"
 #include "../../crc32c.h"
+#include "../../describe.h"
+#include "../../foreign.h"
 #include "../../hot.h"
 #include "../../image.h"
 #include "fuzz.h"
@@ -1274,7 +1276,7 @@ compare(struct image *im, struct guest *g, struct image_fetch *f)
 
 	MUST((im2 = image_open(again, 0, &err)) != NULL);
 	MUST(image_open_ancestors(im2) == 0);
-	MUST(image_check_tables(im2, &faults) == 0 && faults == 0);
+	MUST(image_check_tables(im2, 1, &faults) == 0 && faults == 0);
 	MUST(fetch_init(&f2, im2, 1) == 0);
 	for (i = 0; i < g->n; i++) {
 		MUST((st = image_lookup(im2, g->page[i], &entry)) >= 0);
@@ -1340,12 +1342,85 @@ list_hot(struct image *im)
 	hot_free(&l);
 }
 
+struct bytes {
+	const uint8_t *p;
+	size_t n;
+};
+
+static size_t
+more_json(void *arg, uint8_t *buf, size_t max)
+{
+	struct bytes *b = arg;
+	size_t n = b->n < max ? b->n : max;
+
+	memcpy(buf, b->p, n);
+	b->p += n;
+	b->n -= n;
+	return n;
+}
+
+/* Anything is JSON, or is not: every token takes a byte at least. */
+static void
+read_as_json(const uint8_t *data, size_t size)
+{
+	struct bytes b = { data, size };
+	enum json_token t;
+	struct json j;
+	size_t tokens = 0;
+
+	memset(&j, 0, sizeof j);
+	j.more = more_json;
+	j.arg = &b;
+	do {
+		t = json_next(&j);
+		MUST(j.depth <= JSON_DEPTH && tokens++ <= size);
+		MUST((t == JSON_BAD) == (j.why != NULL));
+		if (t == JSON_KEY || t == JSON_STRING)
+			MUST(strlen(j.text) < JSON_TEXT);
+	} while (t != JSON_BAD && t != JSON_END);
+	MUST(t != JSON_END || j.depth == 0);
+	MUST(json_next(&j) == t);
+}
+
+/* What info tells; a count by blocks is that of all pages one by one. */
+static void
+tell(struct image *im)
+{
+	const struct ram_map *ram = image_ram(im);
+	char label[LABEL_MAX + 1], machine[MACHINE_MAX + 1];
+	uint64_t count[4] = { 0, 0, 0, 0 }, entry, page, single[4] = { 0, 0, 0, 0 };
+	struct device_list l;
+	size_t i;
+	int err, st = 0;
+
+	MUST((err = label_read(im, label)) == 0 || err == SNAP_EDATA);
+	MUST(strlen(label) <= LABEL_MAX);
+	MUST((err = machine_read(im, machine)) == 0 || err == SNAP_EDATA);
+	MUST(strlen(machine) <= MACHINE_MAX);
+	MUST((err = devices_read(im, &l)) == 0 || err == SNAP_EDATA);
+	MUST(l.n == 0 || (l.given && l.why == NULL && err == 0));
+	for (i = 0; i < l.n; i++)
+		MUST(l.dev[i].name[0] != '\0' && strlen(l.dev[i].name) < JSON_TEXT);
+	devices_free(&l);
+	for (i = 0, err = 0; i < ram->nblk && err == 0; i++)
+		err = image_count(im, ram->blk[i].first, ram->blk[i].len / ram->page_size, count);
+	MUST(err == 0 || err == SNAP_EDATA);
+	if (err != 0 || ram->npages > 100000)
+		return;
+	for (page = 0; page < ram->npages; page++) {
+		if ((st = image_lookup(im, page, &entry)) < 0)
+			return;		/* an entry is wrong: a count does not look at it */
+		single[st]++;
+	}
+	MUST(memcmp(count, single, sizeof count) == 0);
+}
+
 static void
 use(struct image *im, const uint8_t *data, size_t size, int thorough)
 {
 	uint64_t scanned = 0, walked = 0, checked = 0, seed;
 	const struct image_footer *foot = image_footer(im);
-	unsigned faults = 0;
+	unsigned faults = 0, quick = 0;
 	int64_t stored, present;
 	int whole, err, fine, family;
 
@@ -1362,13 +1437,15 @@ use(struct image *im, const uint8_t *data, size_t size, int thorough)
 	MUST(fine || messages == 1);
 	if (fine)
 		list_hot(im);
+	tell(im);
 	stored = !family ? -1 : thorough ? scan(im, NULL, &scanned) :
 	    fetch_all(im, &scanned);
 	present = walk(im, &walked, &whole);
 	walk_bytes(im, whole ? present : -1);
 	messages = 0;
-	err = image_check_tables(im, &faults);
-	MUST(err == 0);			/* the file can be read */
+	MUST(image_check_tables(im, 0, &quick) == 0);	/* the file can be read */
+	err = image_check_tables(im, 1, &faults);
+	MUST(err == 0 && quick <= faults);
 	MUST(faults == 0 || messages > 0);
 	if (!family)
 		return;
@@ -1413,6 +1490,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	}
 	messages = 0;
 	bounds_begin();
+	read_as_json(data, size);
+	(void)foreign_kind(data, size < FOREIGN_HEAD ? size : FOREIGN_HEAD);
 	if ((im = image_open(path, 0, &err)) != NULL) {
 		MUST(err == 0);
 		use(im, data + at[0], len[0], hash(0, data + size - 8, 8) % 16 == 0);

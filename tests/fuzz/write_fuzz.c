@@ -297,7 +297,7 @@ check_image(struct image *im, const struct guest *g, const struct image_options 
 	struct image_fetch f;
 	unsigned faults = 0, i;
 
-	MUST(image_check_tables(im, &faults) == 0 && faults == 0);
+	MUST(image_check_tables(im, 1, &faults) == 0 && faults == 0);
 	MUST(fetch_init(&f, im, 1) == 0);
 	for (i = 0; i < g->n; i++)
 		check_page(&f, g, i, count);
