@@ -143,7 +143,7 @@ store(struct import *m)
 		store_count(&m->st, m->in, &it, &in_tail);
 		if ((err = check_signals(m->opt->file[1])) != 0 ||
 		    (it.kind == ITEM_BLOCKS && (err = check_kind(m)) != 0) ||
-		    (err = store_item(m->out, m->in, &it, &sealed)) != 0 ||
+		    (err = store_item(m->out, m->opt, m->in, &it, &sealed)) != 0 ||
 		    (it.kind == ITEM_BLOCKS && (err = put_blocks(m)) != 0))
 			return err;
 	}

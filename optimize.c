@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "describe.h"
 #include "hot.h"
 #include "image.h"
 #include "marks.h"
@@ -102,27 +103,66 @@ copy_pages(struct optimize *z)
 	return err != 0 ? err : r;
 }
 
-enum { KEPT = 4 };
+enum { KEPT = 5 };
 
-/* What is not RAM, as it is; and the hot list. */
+/* What was asked for, or else what there was; b->buf is text then. */
+static int
+take_label(struct optimize *z, char text[LABEL_MAX + 1], struct image_bytes *b)
+{
+	const char *label = z->opt->label;
+	int err = 0;
+
+	if (label == NULL) {
+		err = label_read(z->im, text);
+		label = text;
+	}
+	b->buf = (const uint8_t *)label;
+	b->len = strlen(label);
+	return err;
+}
+
+/*
+ * A section that is not known may tell of places in the file, or of its UUID, which are others
+ * in the new one: it would be a lie there, and is left out.
+ */
+static void
+say_left_out(const struct image *im)
+{
+	const struct image_footer *f = image_footer(im);
+	uint32_t i;
+
+	for (i = 0; i < f->nsec; i++)
+		if (f->sec[i].type > SEC_HOT)
+			snap_warnx("%s: section of type %lu: not known, and left out",
+			    image_path(im), (unsigned long)f->sec[i].type);
+}
+
+/* What is not RAM, as it is; label and hot list. */
 static int
 copy_rest(struct optimize *z)
 {
-	static const uint32_t types[KEPT] = { SEC_PREAMBLE, SEC_PROLOGUE, SEC_ITERABLES, SEC_HOT };
+	static const uint32_t types[KEPT] = { SEC_PREAMBLE, SEC_PROLOGUE, SEC_ITERABLES, SEC_LABEL,
+		SEC_HOT };
 	const struct image_footer *f = image_footer(z->im);
 	const struct section *tail = footer_section(f, SEC_TAIL);
 	struct image_bytes b[KEPT];
-	uint8_t *buf[KEPT] = { NULL, NULL, NULL, NULL }, piece[16384];
+	uint8_t *buf[KEPT] = { NULL, NULL, NULL, NULL, NULL }, piece[16384];
+	char label[LABEL_MAX + 1];
 	uint64_t done;
 	size_t n, i;
 	int err = 0;
 
 	status_phase(&z->st, "devices", 0);
+	say_left_out(z->im);
 	for (i = 0; i < KEPT && err == 0; i++) {
 		b[i].type = types[i];
 		b[i].len = 0;
 		if (types[i] == SEC_HOT) {
 			b[i].buf = hot_bytes(&z->hot, &b[i].len);
+			continue;
+		}
+		if (types[i] == SEC_LABEL) {
+			err = take_label(z, label, &b[i]);
 			continue;
 		}
 		err = image_section(z->im, types[i], &buf[i], &b[i].len);

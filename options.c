@@ -32,7 +32,7 @@ enum {
 enum id {
 	O_IMAGE_SIZE, O_NOCACHE, O_CACHE, O_AIO, O_PAGE_SIZE, O_POSTCOPY, O_RATE,
 	O_RESUME, O_UUID, O_REPRODUCIBLE, O_CLUSTER_SIZE, O_UNIT_PAGES, O_COMPRESS, O_BASE,
-	O_RECORD, O_NO_HOT, O_TO, O_FROM, O_BLOCK, O_LIST, O_PARANOID, O_JSON, O_TRACE,
+	O_RECORD, O_NO_HOT, O_LABEL, O_TO, O_FROM, O_BLOCK, O_LIST, O_PARANOID, O_JSON, O_TRACE,
 	O_PROGRESS, O_STATUS_FD, O_VERSION, O_HELP, O_LATER
 };
 
@@ -76,6 +76,7 @@ static const struct option {
 	{ "base",		0,   O_BASE,		VALUE,	WRITES },
 	{ "record",		0,   O_RECORD,		MAYBE,	LOAD },
 	{ "no-hot",		0,   O_NO_HOT,		NOTHING, LOAD | OPTIMIZE },
+	{ "label",		0,   O_LABEL,		VALUE,	WRITES },
 	{ "to",			0,   O_TO,		VALUE,	EXPORT },
 	{ "from",		0,   O_FROM,		VALUE,	IMPORT },
 	{ "block",		0,   O_BLOCK,		VALUE,	EXPORT },
@@ -87,8 +88,7 @@ static const struct option {
 	{ "status-fd",		0,   O_STATUS_FD,	VALUE,	LONG },
 	{ "version",		'V', O_VERSION,		NOTHING, ANY },
 	{ "help",		'h', O_HELP,		NOTHING, ANY },
-	{ "host-page-size",	0,   O_LATER,		VALUE,	ANY },
-	{ "label",		0,   O_LATER,		VALUE,	ANY }
+	{ "host-page-size",	0,   O_LATER,		VALUE,	ANY }
 };
 enum { NOPTIONS = sizeof options / sizeof options[0] };
 
@@ -357,6 +357,12 @@ set(struct options *o, const struct option *opt, const char *value)
 	case O_PARANOID:
 		o->paranoid = 1;
 		return 0;
+	case O_LABEL:
+		o->label = value;
+		if (strlen(value) <= LABEL_MAX)
+			return 0;
+		snap_warnx("--label: longer than %d bytes", (int)LABEL_MAX);
+		return SNAP_ESYS;
 	case O_JSON:
 		o->json = 1;
 		return 0;

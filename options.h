@@ -50,6 +50,7 @@ struct options {
 	uint64_t rate;		/* bytes a second; 0: no limit */
 	enum form form;		/* --to, --from; FORM_ANY: not told */
 	const char *block;	/* --block, or NULL */
+	const char *label;	/* NULL: not given */
 	int json, trace;
 	int list, paranoid;
 	int progress;

@@ -93,7 +93,8 @@ store(struct save *s)
 		/* Behind the RAM, QEMU of all versions bears to lose its reader. */
 		if (it.kind == ITEM_TAIL)
 			guard_dismiss(&s->guard);
-		if (s->image != NULL && (err = store_item(s->image, s->in, &it, &s->sealed)) != 0)
+		if (s->image != NULL && (err = store_item(s->image, s->opt, s->in, &it,
+		    &s->sealed)) != 0)
 			give_up(s, err);
 		if (s->image == NULL && it.kind == ITEM_TAIL)
 			return;		/* the RAM is through: leaving is safe */

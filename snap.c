@@ -33,6 +33,7 @@ static const char usage[] =
 "       --compress=zstd[:LEVEL]  store units compressed\n"
 "       --base=IMAGE             store only what differs from IMAGE\n"
 "       --reproducible           UUID from the content, no time\n"
+"       --label=TEXT             a name for people; optimize: --label= drops it\n"
 "load:  -p, --postcopy[=PERCENT] run the guest when PERCENT (0) are loaded\n"
 "       --rate=BYTES             limit of the background push, a second\n"
 "       --resume [--uuid=UUID]   take up a postcopy that was paused\n"

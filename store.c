@@ -52,13 +52,14 @@ put_page(struct image_writer *w, const struct stream_item *it)
 }
 
 static int
-seal(struct image_writer *w, const struct stream_in *in)
+seal(struct image_writer *w, const struct options *o, const struct stream_in *in)
 {
 	const struct kept *k[3];
-	struct image_bytes b[3] = {
+	struct image_bytes b[4] = {
 		{ SEC_PREAMBLE, NULL, 0 },
 		{ SEC_PROLOGUE, NULL, 0 },
-		{ SEC_ITERABLES, NULL, 0 }
+		{ SEC_ITERABLES, NULL, 0 },
+		{ SEC_LABEL, NULL, 0 }
 	};
 	uint32_t flags = 0;
 	int i;
@@ -70,18 +71,22 @@ seal(struct image_writer *w, const struct stream_in *in)
 		b[i].buf = k[i]->buf;
 		b[i].len = k[i]->len;
 	}
+	if (o->label != NULL) {
+		b[3].buf = (const uint8_t *)o->label;
+		b[3].len = strlen(o->label);
+	}
 	if (stream_ended(in))
 		flags |= IMAGE_ENDED;
 	if (stream_ignores_shared(in))
 		flags |= IMAGE_IGNORE_SHARED;
-	return image_seal(w, b, 3, flags);
+	return image_seal(w, b, 4, flags);
 }
 
 static int
-put_tail(struct image_writer *w, const struct stream_in *in, const struct stream_item *it,
-    int *sealed)
+put_tail(struct image_writer *w, const struct options *o, const struct stream_in *in,
+    const struct stream_item *it, int *sealed)
 {
-	int err = *sealed ? 0 : seal(w, in);
+	int err = *sealed ? 0 : seal(w, o, in);
 
 	*sealed = 1;
 	if (err != 0 || (err = image_tail(w, it->data, it->len)) != 0)
@@ -90,8 +95,8 @@ put_tail(struct image_writer *w, const struct stream_in *in, const struct stream
 }
 
 int
-store_item(struct image_writer *w, const struct stream_in *in, const struct stream_item *it,
-    int *sealed)
+store_item(struct image_writer *w, const struct options *o, const struct stream_in *in,
+    const struct stream_item *it, int *sealed)
 {
 	switch (it->kind) {
 	case ITEM_BLOCKS:
@@ -101,7 +106,7 @@ store_item(struct image_writer *w, const struct stream_in *in, const struct stre
 	case ITEM_ZERO:
 		return image_zero(w, it->page);
 	case ITEM_TAIL:
-		return put_tail(w, in, it, sealed);
+		return put_tail(w, o, in, it, sealed);
 	case ITEM_REFUSED:
 		return stream_refused(in);
 	}

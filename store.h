@@ -19,8 +19,8 @@ void store_options(const struct options *o, struct image_options *opt);
 struct image_writer *store_create(const struct options *o, const char *path,
     struct image **base, int *err);
 /* One item after the other; *sealed is 0 at first.  0, or SNAP_E*, reported. */
-int store_item(struct image_writer *w, const struct stream_in *in, const struct stream_item *it,
-    int *sealed);
+int store_item(struct image_writer *w, const struct options *o, const struct stream_in *in,
+    const struct stream_item *it, int *sealed);
 /* Tell of each item how far the work is; *in_tail is 0 at first. */
 void store_count(struct status *st, const struct stream_in *in, const struct stream_item *it,
     int *in_tail);

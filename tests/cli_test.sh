@@ -61,7 +61,8 @@ test_wrong_words() {
 	refused "optimize: the name of the new image is missing" optimize x
 	refused "optimize: one argument too many: z" optimize x y z
 	refused "--host-page-size: not in this version" --host-page-size=2M load x
-	refused "--label: not in this version" --label=a save x
+	refused "--label: not for load" --label=a load x
+	refused "--label: longer than 4096 bytes" --label="$(printf %04097d 0)" save x
 	assertEquals "files left" "err
 out" "$(ls -A)"
 }
