@@ -45,6 +45,36 @@ check_stored(struct image *im, unsigned threads, unsigned *faults, struct status
 }
 
 static void
+say_good(const struct image *im, int quick)
+{
+	const struct image_footer *foot = image_footer(im);
+
+	print_name(image_path(im));
+	printf(": %sgood, %llu page%s stored", quick ? "tables " : "",
+	    (unsigned long long)foot->stored, foot->stored == 1 ? "" : "s");
+	if (foot->ancestor > 0)
+		printf(", %llu in ancestors", (unsigned long long)foot->ancestor);
+	puts(quick ? ", not read" : "");
+}
+
+/* Whose are they?  An ancestor may be mended by a copy of its own. */
+static void
+say_damaged(const struct image *im, unsigned faults)
+{
+	uint64_t theirs = image_ancestor_faults(im);
+
+	if (theirs > faults)
+		theirs = faults;
+	if (theirs == 0)
+		snap_warnx("%s: damaged: %u fault%s", image_path(im), faults,
+		    faults == 1 ? "" : "s");
+	else
+		snap_warnx("%s: damaged: %llu fault%s of its own, %llu in ancestors",
+		    image_path(im), (unsigned long long)(faults - theirs),
+		    faults - theirs == 1 ? "" : "s", (unsigned long long)theirs);
+}
+
+static void
 count_read(void *st, size_t len)
 {
 	status_add(st, len);
@@ -52,14 +82,14 @@ count_read(void *st, size_t len)
 
 /* All that is not memory. */
 static int
-check_tables(struct image *im, unsigned *faults, struct status *st)
+check_tables(struct image *im, int pages, unsigned *faults, struct status *st)
 {
 	const struct image_footer *foot = image_footer(im);
 	int err;
 
 	status_phase(st, "tables", foot->file_len - footer_section(foot, SEC_DATA)->len);
 	image_on_read(im, count_read, st);
-	err = image_check_tables(im, 1, faults);
+	err = image_check_tables(im, pages, faults);
 	image_on_read(im, NULL, NULL);
 	return err;
 }
@@ -67,29 +97,22 @@ check_tables(struct image *im, unsigned *faults, struct status *st)
 static int
 check_one(const char *path, const struct options *o, struct status *st)
 {
-	const struct image_footer *foot;
 	struct image *im;
 	unsigned faults = 0;
 	int err;
 
 	if ((im = image_open(path, o->io_flags, &err)) == NULL)
 		return err;
-	foot = image_footer(im);
-	if ((err = check_tables(im, &faults, st)) == 0 &&
-	    (err = image_open_ancestors(im)) == 0)
+	if ((err = check_tables(im, !o->quick, &faults, st)) == 0 &&
+	    (err = image_open_ancestors(im)) == 0 && !o->quick)
 		err = check_stored(im, options_threads(o, 0), &faults, st);
 	if (faults > 0) {
-		snap_warnx("%s: damaged: %u fault%s", path, faults, faults == 1 ? "" : "s");
+		say_damaged(im, faults);
 		err = SNAP_EDATA;
 	}
 	if (err == 0) {
 		status_hide(st);
-		print_name(path);
-		printf(": good, %llu page%s stored", (unsigned long long)foot->stored,
-		    foot->stored == 1 ? "" : "s");
-		if (foot->ancestor > 0)
-			printf(", %llu in ancestors", (unsigned long long)foot->ancestor);
-		putchar('\n');
+		say_good(im, o->quick);
 	}
 	image_close(im);
 	return err;
@@ -99,7 +122,7 @@ int
 run_check(const struct options *o)
 {
 	struct status st;
-	int i, err, worst = 0;
+	int i, err, worst = 0, good = 0, bad = 0;
 
 	status_init(&st, o, o->file[0]);
 	for (i = 0; i < o->nfile; i++) {
@@ -107,7 +130,13 @@ run_check(const struct options *o)
 			status_image(&st, o->file[i]);
 		if ((err = check_one(o->file[i], o, &st)) < worst)
 			worst = err;
+		good += err == 0;
+		bad += err == SNAP_EDATA;
 	}
+	status_hide(&st);
+	if (o->nfile > 1)
+		printf("%d images: %d good, %d damaged or not understood, %d not to be checked\n",
+		    o->nfile, good, bad, o->nfile - good - bad);
 	worst = close_stdout(worst);
 	status_end(&st, worst);
 	return worst;

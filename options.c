@@ -32,8 +32,8 @@ enum {
 enum id {
 	O_IMAGE_SIZE, O_NOCACHE, O_CACHE, O_AIO, O_PAGE_SIZE, O_POSTCOPY, O_RATE,
 	O_RESUME, O_UUID, O_REPRODUCIBLE, O_CLUSTER_SIZE, O_UNIT_PAGES, O_COMPRESS, O_BASE,
-	O_RECORD, O_NO_HOT, O_LABEL, O_TO, O_FROM, O_BLOCK, O_LIST, O_PARANOID, O_JSON, O_TRACE,
-	O_PROGRESS, O_STATUS_FD, O_VERSION, O_HELP, O_LATER
+	O_RECORD, O_NO_HOT, O_LABEL, O_TO, O_FROM, O_BLOCK, O_LIST, O_PARANOID, O_QUICK, O_JSON,
+	O_TRACE, O_PROGRESS, O_STATUS_FD, O_VERSION, O_HELP, O_LATER
 };
 
 enum takes { NOTHING, VALUE, MAYBE };	/* MAYBE: --x=VALUE, or -x and a number */
@@ -77,6 +77,7 @@ static const struct option {
 	{ "record",		0,   O_RECORD,		MAYBE,	LOAD },
 	{ "no-hot",		0,   O_NO_HOT,		NOTHING, LOAD | OPTIMIZE },
 	{ "label",		0,   O_LABEL,		VALUE,	WRITES },
+	{ "quick",		0,   O_QUICK,		NOTHING, CHECK },
 	{ "to",			0,   O_TO,		VALUE,	EXPORT },
 	{ "from",		0,   O_FROM,		VALUE,	IMPORT },
 	{ "block",		0,   O_BLOCK,		VALUE,	EXPORT },
@@ -363,6 +364,9 @@ set(struct options *o, const struct option *opt, const char *value)
 			return 0;
 		snap_warnx("--label: longer than %d bytes", (int)LABEL_MAX);
 		return SNAP_ESYS;
+	case O_QUICK:
+		o->quick = 1;
+		return 0;
 	case O_JSON:
 		o->json = 1;
 		return 0;
@@ -389,7 +393,7 @@ set(struct options *o, const struct option *opt, const char *value)
 
 /* --name, --name=value, or --name and the value in the next word. */
 static int
-long_option(struct options *o, const char *word, char ***next, unsigned *seen)
+long_option(struct options *o, const char *word, char ***next, uint64_t *seen)
 {
 	size_t len = strcspn(word, "=");
 	const char *value = word[len] == '=' ? word + len + 1 : NULL;
@@ -403,7 +407,7 @@ long_option(struct options *o, const char *word, char ***next, unsigned *seen)
 		snap_warnx("--%.*s: no such option", (int)len, word);
 		return SNAP_ESYS;
 	}
-	*seen |= 1u << i;
+	*seen |= UINT64_C(1) << i;
 	if (options[i].takes == VALUE && value == NULL) {
 		if (**next == NULL) {
 			snap_warnx("--%s: its value is missing", word);
@@ -418,7 +422,7 @@ long_option(struct options *o, const char *word, char ***next, unsigned *seen)
 
 /* Letters behind one dash; the last may take the rest of the word, or the next. */
 static int
-short_options(struct options *o, const char *word, char ***next, unsigned *seen)
+short_options(struct options *o, const char *word, char ***next, uint64_t *seen)
 {
 	const char *value;
 	uint64_t n;
@@ -433,7 +437,7 @@ short_options(struct options *o, const char *word, char ***next, unsigned *seen)
 			snap_warnx("-%c: no such option", *word);
 			return SNAP_ESYS;
 		}
-		*seen |= 1u << i;
+		*seen |= UINT64_C(1) << i;
 		word++;
 		value = NULL;
 		if (options[i].takes != NOTHING && *word != '\0') {
@@ -467,7 +471,7 @@ verb_named(const char *word)
 
 /* Do the options belong to the verb, and has it its arguments? */
 static int
-check_words(const struct options *o, const char *verb, unsigned seen)
+check_words(const struct options *o, const char *verb, uint64_t seen)
 {
 	unsigned i;
 
@@ -547,7 +551,7 @@ int
 options_parse(struct options *o, int argc, char **argv)
 {
 	char **next = argv + (argc > 0), *word, *verb = NULL;
-	unsigned seen = 0;
+	uint64_t seen = 0;
 	int only_words = 0, err = 0, e;
 
 	memset(o, 0, sizeof *o);

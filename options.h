@@ -51,7 +51,7 @@ struct options {
 	enum form form;		/* --to, --from; FORM_ANY: not told */
 	const char *block;	/* --block, or NULL */
 	const char *label;	/* NULL: not given */
-	int json, trace;
+	int quick, json, trace;
 	int list, paranoid;
 	int progress;
 	int status_fd;		/* --status-fd; -1: none */

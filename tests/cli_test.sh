@@ -63,6 +63,7 @@ test_wrong_words() {
 	refused "--host-page-size: not in this version" --host-page-size=2M load x
 	refused "--label: not for load" --label=a load x
 	refused "--label: longer than 4096 bytes" --label="$(printf %04097d 0)" save x
+	refused "--quick: not for info" --quick info x
 	assertEquals "files left" "err
 out" "$(ls -A)"
 }

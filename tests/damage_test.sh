@@ -53,4 +53,138 @@ test_check_of_a_rotten_image_is_no_flood() {
 	assertEquals "qemu-snap: i: damaged: 300 faults" "$(tail -n 1 err)"
 }
 
+# places IMAGE PAGE...: block and offset of each page, and where its bytes, or its unit, lie in the
+# file; by the second reader.
+places() {
+	python3 - "$TESTS" "$@" <<-'END'
+		import sys
+		sys.path.insert(0, sys.argv[1])
+		sys.dont_write_bytecode = True
+		import readimg
+		img = readimg.Image(sys.argv[2])
+		for page in map(int, sys.argv[3:]):
+		    state, entry = img.lookup(page)
+		    _, head, k, _ = img.locate(page, img.slot_of_entry(page, entry))
+		    print(page, head[2] + (k * img.page_size if head[0] == readimg.RAW else 0))
+	END
+}
+
+test_a_bad_page_is_named_with_its_place() {
+	codecs=none
+	has_zstd && codecs="none zstd"
+	for codec in $codecs; do
+		python3 "$TOOLS/pagestream.py" 4096 a:10,b:30 0=c0 3=c3 10=c10 20=c20 21=c21 39=c39 >s
+		save i s --compress=$codec --unit-pages=1
+		places i 3 21 39 >where
+		: >want
+		while read -r page at; do
+			poke i $((at + 5)) 377
+			poke i $((at + 6)) 123
+			case $page in
+			3) name="a offset 0x3000" ;;
+			*) name="b offset $(printf 0x%x $(((page - 10) * 4096)))" ;;
+			esac
+			echo "qemu-snap: i: block $name: page fails its checksum (file offset $at)" >>want
+		done <where
+		echo "qemu-snap: i: damaged: 3 faults" >>want
+		run "$SNAP" check i
+		expect 2 "$(cat want)"
+		# The tables do not tell.
+		run "$SNAP" check --quick i
+		expect 0 ""
+		assertEquals "i: tables good, 6 pages stored, not read" "$(cat out)"
+	done
+}
+
+# A fault is named where it is, and counted for whom it belongs to.
+test_faults_of_ancestors_are_theirs() {
+	python3 "$TOOLS/pagestream.py" 4096 m:8 0=r0 1=r1 2=r2 3=r3 >s
+	save a s
+	python3 "$TOOLS/pagestream.py" 4096 m:8 0=r0 1=r1 2=r2 3=r4 >t
+	save b t --base=a
+	python3 "$TOOLS/pagestream.py" 4096 m:8 0=r0 1=r1 2=r5 3=r4 >u
+	save c u --base=b
+	cp a a.good
+	poke a 5000 377
+	poke a 5001 123
+	poke a 9000 377
+	poke a 9001 123
+	run "$SNAP" check c
+	expect 2 "qemu-snap: a: block m offset 0x0: page fails its checksum (file offset 4096)
+qemu-snap: a: block m offset 0x1000: page fails its checksum (file offset 8192)
+qemu-snap: c: damaged: 0 faults of its own, 2 in ancestors"
+	poke c 5000 377
+	poke c 5001 123
+	poke b 5000 377
+	poke b 5001 123
+	run "$SNAP" check c b a a.good
+	expect 2 "qemu-snap: c: block m offset 0x2000: page fails its checksum (file offset 4096)
+qemu-snap: a: block m offset 0x0: page fails its checksum (file offset 4096)
+qemu-snap: a: block m offset 0x1000: page fails its checksum (file offset 8192)
+qemu-snap: b: block m offset 0x3000: page fails its checksum (file offset 4096)
+qemu-snap: c: damaged: 1 fault of its own, 3 in ancestors
+qemu-snap: b: block m offset 0x3000: page fails its checksum (file offset 4096)
+qemu-snap: a: block m offset 0x0: page fails its checksum (file offset 4096)
+qemu-snap: a: block m offset 0x1000: page fails its checksum (file offset 8192)
+qemu-snap: b: damaged: 1 fault of its own, 2 in ancestors
+qemu-snap: a: block m offset 0x0: page fails its checksum (file offset 4096)
+qemu-snap: a: block m offset 0x1000: page fails its checksum (file offset 8192)
+qemu-snap: a: damaged: 2 faults"
+	assertEquals "a.good: good, 4 pages stored
+4 images: 1 good, 3 damaged or not understood, 0 not to be checked" "$(cat out)"
+	# Another image under the name of an ancestor, with its UUID, that never had the pages.
+	rm b
+	run "$SNAP" check --quick c
+	assertEquals "the ancestor is not there" "1 " "$status $(cat out)"
+}
+
+# What a quick check must find: all that is not in a page. What it must not: anything in one.
+test_a_quick_check_finds_all_but_pages() {
+	codecs=none
+	has_zstd && codecs="none zstd"
+	for codec in $codecs; do
+		mk s --block=a:60 --block=b:3 --zero=30 --json=1000 --devices=3
+		save i s --unit-pages=4 --compress=$codec --label=x
+		python3 - "$TESTS" i "$SNAP" <<-'END' >missed
+			import random, subprocess, sys
+			sys.path.insert(0, sys.argv[1])
+			sys.dont_write_bytecode = True
+			import readimg
+			data = readimg.Image(sys.argv[2]).sections[readimg.DATA]
+			good = open(sys.argv[2], "rb").read()
+			dice = random.Random(7)
+			inside = range(data.offset, data.offset + data.length)
+			for n in range(400):
+			    at = dice.choice(inside) if n < 50 else dice.randrange(len(good))
+			    if n >= 50 and at in inside:
+			        at = data.offset + data.length + at % (len(good) - inside[-1] - 1)
+			    with open("bad", "wb") as f:
+			        f.write(good[:at] + bytes([good[at] ^ 1 << dice.randrange(8)]) + good[at + 1:])
+			    code = subprocess.run([sys.argv[3], "check", "--quick", "bad"],
+			                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+			    if code != (0 if at in inside else 2):
+			        print(at, code)
+		END
+		assertEquals "$codec" "0 " "$? $(cat missed)"
+	done
+}
+
+test_several_images_are_counted() {
+	mk s
+	save i s
+	cp i j
+	poke j 9000 377
+	poke j 9001 123
+	run "$SNAP" check i j missing s i
+	assertEquals 2 "$status"
+	assertEquals "5 images: 2 good, 2 damaged or not understood, 1 not to be checked" \
+		"$(tail -n 1 out)"
+	run "$SNAP" check i missing
+	assertEquals 1 "$status"
+	assertEquals "2 images: 1 good, 0 damaged or not understood, 1 not to be checked" \
+		"$(tail -n 1 out)"
+	run "$SNAP" check i
+	assertEquals 1 "$(wc -l <out)"
+}
+
 . "$shunit"
