@@ -100,6 +100,8 @@ void io_sweep_parts(const char *path, void (*said)(const char *));
 /* Open an existing regular file, for writing if wr; flags are IO_*.  EINVAL: it
  * is of another kind. */
 int io_open(const char *path, int wr, int flags, int *fd);
+/* The file will be read from its beginning to its end: a hint, no more. */
+void io_will_read_all(int fd);
 /* Move exactly len bytes at off; a read past the end is EIO. */
 int io_pread(int fd, void *buf, size_t len, uint64_t off);
 int io_pwrite(int fd, const void *buf, size_t len, uint64_t off);

@@ -595,6 +595,16 @@ io_open(const char *path, int wr, int flags, int *fd)
 	return err;
 }
 
+void
+io_will_read_all(int fd)
+{
+#ifdef POSIX_FADV_SEQUENTIAL
+	(void)posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL);
+#else
+	(void)fd;
+#endif
+}
+
 int
 io_pread(int fd, void *buf, size_t len, uint64_t off)
 {

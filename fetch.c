@@ -340,7 +340,7 @@ struct image_scan {
 	struct image_walk walk;
 	int (*next)(void *, uint64_t *, int *, uint64_t *);	/* or NULL: the walk */
 	void *next_arg;
-	int ended;
+	int begun, ended;
 	unsigned *faults;	/* go on after damage, and count it; or NULL */
 	struct image_fetch fetch[SCAN_DEPTH], *out, *idle[SCAN_DEPTH];
 	unsigned nidle;
@@ -409,6 +409,11 @@ fill_scan(struct image_scan *s)
 	struct image_fetch *f;
 	int r = 1;
 
+	/* In the order of the file: then the system may read further ahead than it dares by
+	 * itself, as several threads read here and there. */
+	if (!s->begun && s->next == NULL)
+		io_will_read_all(s->im->fd);
+	s->begun = 1;
 	while (s->nidle > 0 && !s->ended) {
 		f = s->idle[--s->nidle];
 		fetch_reset(f);

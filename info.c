@@ -202,7 +202,8 @@ print_devices(const struct facts *x)
 	size_t i;
 
 	if (no_devices(x) != NULL) {
-		printf("devices        not told: %s%s\n", !x->dev_known ? "their section is damaged" :
+		printf("devices        not told: %s%s\n",
+		    !x->dev_known ? "their section is damaged" :
 		    !x->dev.given ? "no description came with them" :
 		    "their description is damaged: ", x->dev.why != NULL ? x->dev.why : "");
 		return;

@@ -59,12 +59,28 @@ ones(unsigned byte)
 	return (byte & 15) + (byte >> 4);
 }
 
+/* Upper bits set in eight bytes of states, in which byte ever they are. */
+static unsigned
+entries_of_8(const uint8_t *p)
+{
+	static const uint64_t each = UINT64_C(0x0101010101010101);
+	uint64_t v;
+
+	memcpy(&v, p, sizeof v);	/* the order of bytes does not matter here */
+	v = v >> 1 & each * 0x55;
+	v = (v & each * 0x33) + (v >> 2 & each * 0x33);
+	v = (v & each * 15) + (v >> 4 & each * 15);
+	return (unsigned)(v * each >> 56);	/* the sum of all bytes: at most 32 */
+}
+
 /* Entries of pages before page i. */
 static unsigned
 rank(const struct page_leaf *l, unsigned i)
 {
 	unsigned n = l->rank[i / LEAF_RANK], b = i / LEAF_RANK * LEAF_RANK / 4;
 
+	for (; b + 8 <= i / 4; b += 8)
+		n += entries_of_8(l->state + b);
 	for (; b < i / 4; b++)
 		n += ones(l->state[b] & 0xaa);
 	return n + ones(l->state[b] & 0xaa & ((1u << 2 * (i % 4)) - 1));

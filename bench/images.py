@@ -144,6 +144,23 @@ class Images:
         self.table.ratio('the same work in a guest that is loaded', 'none',
                          alone[:len(results['none'])], self.field(results, 'none', 'seconds'), 's')
 
+    def check(self):
+        image = self.big().image
+
+        def run(argv, prepare):
+            prepare(image)
+            return self.run(argv)
+
+        for name, prepare in ('warm', self.warm), ('cold', self.cool):
+            results = self.take_turns({
+                'snap': lambda p=prepare: run([self.snap, 'check', image], p),
+                'cat': lambda p=prepare: run(['cat', image], p)})
+            self.table.ratio('check, %s, speed' % name, 'cat',
+                             [1 / s for s in self.field(results, 'snap', 'seconds')],
+                             [1 / s for s in self.field(results, 'cat', 'seconds')], '1/s', 0.9)
+            self.table.ratio('check, %s, CPU' % name, 'cat', self.field(results, 'snap', 'cpu'),
+                             self.field(results, 'cat', 'cpu'), 's')
+
     def optimize(self):
         image = self.big().image
         target = self.directory + '/optimized'
