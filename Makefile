@@ -10,6 +10,8 @@ BENCH =
 PREFIX = /usr/local
 BINDIR = $(PREFIX)/bin
 MANDIR = $(PREFIX)/share/man
+BASHDIR = $(PREFIX)/share/bash-completion/completions
+ZSHDIR = $(PREFIX)/share/zsh/site-functions
 
 # Ours, whatever CPPFLAGS and CFLAGS the builder gives.
 STD = -D_POSIX_C_SOURCE=200809L -D_FILE_OFFSET_BITS=64
@@ -97,15 +99,20 @@ demo:
 
 # A copy under another name, then a rename: a running qemu-snap is not touched.
 install: all
-	mkdir -p $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man1
+	mkdir -p $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(BASHDIR) \
+	    $(DESTDIR)$(ZSHDIR)
 	cp qemu-snap $(DESTDIR)$(BINDIR)/qemu-snap.new
 	chmod 755 $(DESTDIR)$(BINDIR)/qemu-snap.new
 	mv -f $(DESTDIR)$(BINDIR)/qemu-snap.new $(DESTDIR)$(BINDIR)/qemu-snap
 	cp qemu-snap.1 $(DESTDIR)$(MANDIR)/man1/qemu-snap.1
-	chmod 644 $(DESTDIR)$(MANDIR)/man1/qemu-snap.1
+	cp completion/qemu-snap.bash $(DESTDIR)$(BASHDIR)/qemu-snap
+	cp completion/_qemu-snap $(DESTDIR)$(ZSHDIR)/_qemu-snap
+	chmod 644 $(DESTDIR)$(MANDIR)/man1/qemu-snap.1 $(DESTDIR)$(BASHDIR)/qemu-snap \
+	    $(DESTDIR)$(ZSHDIR)/_qemu-snap
 
 uninstall:
-	rm -f $(DESTDIR)$(BINDIR)/qemu-snap $(DESTDIR)$(MANDIR)/man1/qemu-snap.1
+	rm -f $(DESTDIR)$(BINDIR)/qemu-snap $(DESTDIR)$(MANDIR)/man1/qemu-snap.1 \
+	    $(DESTDIR)$(BASHDIR)/qemu-snap $(DESTDIR)$(ZSHDIR)/_qemu-snap
 
 clean:
 	rm -f qemu-snap $(OBJ) $(TOOLS) $(FAULT) bench/peer zstd.flags.*

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "bytes.h"
+#include "describe.h"
 #include "image.h"
 #include "options.h"
 #include "postcopy.h"
@@ -64,16 +65,14 @@ next_page(void *arg, uint64_t *page, int *state, uint64_t *entry)
 		e = &x->ext[x->reading];
 		if (x->page < e->page)
 			x->page = e->page;
-		*state = image_next_present(x->im, &x->page, entry);
-		if (*state <= 0)
+		*state = image_next_bytes(x->im, &x->page, e->page + e->n, entry);
+		if (*state < 0)
 			return *state;
-		if (x->page - e->page >= e->n) {
-			x->reading++;
-			continue;
-		}
-		*page = x->page++;
-		if (*state != PAGE_ZERO)
+		if (*state != PAGE_ABSENT) {
+			*page = x->page++;
 			return 1;
+		}
+		x->reading++;
 	}
 	return 0;
 }
@@ -175,19 +174,11 @@ static uint64_t
 below_hole(const struct export *x, uint64_t ram)
 {
 	static const char pc[] = "pc-i440fx-", q35[] = "pc-q35-";
-	char machine[64] = "?";
-	struct preamble p;
+	char machine[MACHINE_MAX + 1];
 	uint64_t low;
-	uint8_t *buf;
-	size_t len;
 
-	if (image_section(x->im, SEC_PREAMBLE, &buf, &len) != 0)
+	if (machine_read(x->im, machine) != 0)
 		return 0;
-	if (preamble_parse(&p, buf, len) == 0 && p.machine_len < sizeof machine) {
-		memcpy(machine, buf + p.machine, p.machine_len);
-		machine[p.machine_len] = '\0';
-	}
-	free(buf);
 	/* pc_init1() and pc_q35_init() in hw/i386: without max-ram-below-4g.  Machines up to 2.0,
 	 * which have another hole, are older than background snapshots. */
 	if (strncmp(machine, pc, sizeof pc - 1) == 0)
@@ -294,26 +285,24 @@ static int
 put_bitmap(struct export *x, const struct extent *e, uint64_t off)
 {
 	const uint64_t bits = BITMAP_PIECE * 8;
-	uint64_t page = e->page, entry, piece = 0, k;
+	uint64_t page = e->page, end = page + e->n, entry, piece = 0, k;
 	uint8_t buf[BITMAP_PIECE] = { 0 };
 	int state, err = 0, any = 0;
 
 	for (;; page++) {
-		if ((state = image_next_present(x->im, &page, &entry)) < 0)
+		if ((state = image_next_bytes(x->im, &page, end, &entry)) < 0)
 			return state;
 		k = page - e->page;
-		if (any && (state == PAGE_ABSENT || k >= e->n || k / bits != piece)) {
+		if (any && (state == PAGE_ABSENT || k / bits != piece)) {
 			err = target_write(&x->to, buf, sizeof buf, off + piece * sizeof buf);
 			memset(buf, 0, sizeof buf);
 			any = 0;
 		}
-		if (err != 0 || state == PAGE_ABSENT || k >= e->n)
+		if (err != 0 || state == PAGE_ABSENT)
 			return err;
 		piece = k / bits;
-		if (state != PAGE_ZERO) {
-			buf[k % bits / 8] |= (uint8_t)(1 << k % 8);
-			any = 1;
-		}
+		buf[k % bits / 8] |= (uint8_t)(1 << k % 8);
+		any = 1;
 	}
 }
 

@@ -62,7 +62,7 @@ subsection_size(const uint8_t *p, size_t len, int *is_caps)
 int
 preamble_parse(struct preamble *p, const uint8_t *buf, size_t len)
 {
-	size_t at = HEAD + 5, size;
+	size_t at = HEAD + 5, name, size;
 	int is_caps;
 
 	memset(p, 0, sizeof *p);
@@ -70,11 +70,10 @@ preamble_parse(struct preamble *p, const uint8_t *buf, size_t len)
 	p->len = len;
 	if (len < at || memcmp(buf, "QEVM\0\0\0\3", HEAD) != 0 || buf[HEAD] != CONFIGURATION)
 		return -1;
-	p->machine = at;
-	p->machine_len = get_be32(buf + HEAD + 1);
-	if (p->machine_len > len - at)
+	name = get_be32(buf + HEAD + 1);	/* of the machine type */
+	if (name > len - at)
 		return -1;
-	at += p->machine_len;
+	at += name;
 	for (p->caps = at; at < len && buf[at] == SUBSECTION; at += size) {
 		if ((size = subsection_size(buf + at, len - at, &is_caps)) == 0)
 			return -1;

@@ -14,7 +14,6 @@
 struct preamble {
 	const uint8_t *buf;
 	size_t len;
-	size_t machine, machine_len;	/* where its name is, without NUL */
 	size_t caps, caps_len;	/* the subsection of capabilities; or where it belongs, 0 */
 };
 

@@ -32,8 +32,9 @@ skip() {
 
 # copy DIR: what belongs to the program and its tools, and go there.
 copy() {
-	mkdir -p "$1/tests/tools" &&
+	mkdir -p "$1/tests/tools" "$1/completion" &&
 		cp "$TOP"/*.c "$TOP"/*.h "$TOP/Makefile" "$TOP/qemu-snap.1" "$1" &&
+		cp "$TOP"/completion/*qemu-snap* "$1/completion" &&
 		cp "$TOOLS"/*.c "$TOOLS"/*.py "$1/tests/tools" && cd "$1" || fail "copy"
 }
 
@@ -157,14 +158,16 @@ test_install_and_uninstall() {
 		command -v $make >/dev/null 2>&1 || continue
 		silent $make -s CC="$(quick)" install DESTDIR=x PREFIX=/usr
 		assertEquals "$make: installed" "-rwxr-xr-x x/usr/bin/qemu-snap
--rw-r--r-- x/usr/share/man/man1/qemu-snap.1" \
+-rw-r--r-- x/usr/share/bash-completion/completions/qemu-snap
+-rw-r--r-- x/usr/share/man/man1/qemu-snap.1
+-rw-r--r-- x/usr/share/zsh/site-functions/_qemu-snap" \
 			"$(find x -type f -exec ls -l {} + | awk '{ print substr($1, 1, 10), $NF }' |
 				sort -k 2)"
 		assertTrue "the program" "cmp qemu-snap x/usr/bin/qemu-snap"
 		assertTrue "the manual" "cmp qemu-snap.1 x/usr/share/man/man1/qemu-snap.1"
 		# Over an older one, as well.
 		silent $make -s CC="$(quick)" install DESTDIR=x PREFIX=/usr
-		assertEquals 2 "$(find x -type f | wc -l | tr -d ' ')"
+		assertEquals 4 "$(find x -type f | wc -l | tr -d ' ')"
 		silent $make -s CC="$(quick)" uninstall DESTDIR=x PREFIX=/usr
 		assertEquals "$make: left behind" "" "$(find x ! -type d)"
 	done
