@@ -455,6 +455,7 @@ export(struct export *x)
 	if ((err = target_create(&x->to, o->file[1])) != 0)
 		return err;
 	out_init(&x->out, x->to.fd, x->ram);
+	x->out.name = o->file[1];
 	switch (o->form) {
 	case FORM_STREAM:
 		return export_stream(x);

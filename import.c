@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "aio.h"
+#include "foreign.h"
 #include "image.h"
 #include "options.h"
 #include "snap.h"
@@ -154,6 +155,31 @@ store(struct import *m)
 	    stream_split(m->in));
 }
 
+/* Name what is no stream at all. */
+static int
+check_head(struct import *m)
+{
+	const char *kind;
+	uint64_t len;
+	size_t n;
+	int err;
+
+	if ((err = io_size(m->fd, &len)) != 0) {
+		snap_warn(err, "%s", m->opt->file[0]);
+		return SNAP_ESYS;
+	}
+	n = len < FOREIGN_HEAD ? (size_t)len : FOREIGN_HEAD;
+	if ((err = read_at(m, m->piece, n, 0)) != 0)
+		return err;
+	if (n >= 4 && memcmp(m->piece, "QEVM", 4) == 0)
+		return 0;
+	kind = n >= HEADER_MAGIC && header_is_image(m->piece) ? "a qemu-snap image" :
+	    foreign_kind(m->piece, n);
+	snap_warnx("%s: not a migration stream%s%s", m->opt->file[0], kind != NULL ? ": " : "",
+	    kind != NULL ? kind : "");
+	return SNAP_EDATA;
+}
+
 static int
 import(struct import *m)
 {
@@ -163,11 +189,13 @@ import(struct import *m)
 	if ((err = io_open(o->file[0], 0, 0, &m->fd)) != 0) {
 		m->fd = -1;
 		if (err == EINVAL)
-			snap_warnx("%s: is not a regular file", o->file[0]);
+			snap_warnx("%s: not a regular file", o->file[0]);
 		else
 			snap_warn(err, "%s", o->file[0]);
 		return SNAP_ESYS;
 	}
+	if ((err = check_head(m)) != 0)
+		return err;
 	if ((m->name = malloc(strlen(o->file[0]) + 2)) != NULL)
 		strcat(strcpy(m->name, o->file[0]), ":");
 	if (m->name == NULL || (m->in = stream_open(m->fd, o->page_size)) == NULL) {

@@ -58,17 +58,16 @@ static const char usage[] =
 "  migrate_set_capability postcopy-ram on\n"
 "  migrate_incoming \"exec:exec qemu-snap --postcopy load vm.snap\"\n";
 
-/* A file opened later must never become our stdin, stdout or stderr. */
+/* A file opened later must never become our stdin, stdout or stderr.  What was closed cannot be
+ * read or written then either. */
 static void
 have_std_files(void)
 {
 	int fd;
 
-	while ((fd = open("/dev/null", O_RDWR)) >= 0)
-		if (fd > STDERR_FILENO) {
-			close(fd);
-			break;
-		}
+	for (fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0)
+			open("/dev/null", fd == STDOUT_FILENO ? O_RDONLY : O_WRONLY);
 }
 
 /*

@@ -1404,6 +1404,7 @@ out_init(struct stream_out *o, int fd, const struct ram_map *ram)
 	o->first = o->niov = 0;
 	o->max_iov = max > 0 && max < OUT_IOV ? (int)max : OUT_IOV;
 	o->nsmall = 0;
+	o->name = "writing the stream";
 	o->on_signal = NULL;
 	o->on_signal_arg = NULL;
 }
@@ -1439,7 +1440,7 @@ out_flush(struct stream_out *o)
 			if (errno == EPIPE)
 				snap_warnx("the destination closed the stream");
 			else
-				snap_warn(errno, "writing the stream");
+				snap_warn(errno, "%s", o->name);
 			o->first = o->niov = 0;
 			return SNAP_ESYS;
 		}

@@ -210,7 +210,7 @@ test_import_of_what_is_no_stream() {
 	done
 	: >empty
 	run "$SNAP" import empty IMG
-	expect 2 "qemu-snap: empty: offset 0: nothing came: no migration stream"
+	expect 2 "qemu-snap: empty: not a migration stream: an empty file"
 	run "$SNAP" import . IMG
 	expect 1 "qemu-snap: .: Is a directory"
 	run "$SNAP" import missing IMG
