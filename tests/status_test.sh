@@ -109,7 +109,8 @@ test_a_load_answers() {
 	save i s
 	"$SNAP" load i >want
 	mkfifo pipe
-	"$SNAP" load i >pipe 2>err </dev/null &
+	# Before there is a handler, the signal ends what does not ignore it.
+	(trap '' USR1 && exec "$SNAP" load i) >pipe 2>err </dev/null &
 	pid=$!
 	pids=$pid
 	exec 3<pipe
@@ -227,13 +228,13 @@ test_other_verbs_in_a_storm() {
 	mk s --block=a:60000 --zero=0
 	save i s
 	stormy "$SNAP" check i >out 2>err
-	assertEquals "$(cat err)" 0 "$(cat status)"
+	assertEquals "$(tail -n 1 err)" 0 "$(cat status)"
 	assertContains "$(cat out)" "i: good"
 	lines err i check
 	assertTrue "check: $count lines" "[ $count -gt 0 ]"
 	"$SNAP" --reproducible optimize i want
 	stormy "$SNAP" --reproducible optimize i j 2>err
-	assertEquals "$(cat err)" 0 "$(cat status)"
+	assertEquals "$(tail -n 1 err)" 0 "$(cat status)"
 	lines err j optimize
 	assertTrue "optimize: $count lines" "[ $count -gt 0 ]"
 	assertTrue "the same image" "cmp want j"
@@ -241,11 +242,13 @@ test_other_verbs_in_a_storm() {
 	assertEquals "$(cat err)" 0 "$(cat status)"
 	assertTrue "info" "python3 -m json.tool <out >/dev/null"
 	# To a pipe that is full, and read late.
-	long=$(awk 'BEGIN { while (n++ < 1500) printf "./"; print "i" }')
+	mk s
+	save t s
+	long=$(awk 'BEGIN { while (n++ < 1500) printf "./"; print "t" }')
 	# shellcheck disable=SC2046
-	stormy "$SNAP" check $(yes "$long" | head -n 40) 2>err | { sleep 4; cat; } >out
+	stormy "$SNAP" check $(yes "$long" | head -n 40) 2>err | { sleep 2; cat; } >out
 	assertEquals "$(tail -n 1 err)" 0 "$(cat status)"
-	assertEquals 40 "$(grep -c '/i: good, ' out)"
+	assertEquals 40 "$(grep -c '/t: good, ' out)"
 }
 
 # On some file systems a signal interrupts these calls, too.
@@ -323,11 +326,13 @@ test_nothing_elsewhere() {
 test_progress_in_a_file() {
 	mk s --block=a:30000 --zero=0
 	slowly <s | "$SNAP" --progress save i 2>err
-	assertContains "$(tail -n 1 err)" "qemu-snap: i: save: done in 0:0"
+	assertContains "$(tail -n 1 err)" "qemu-snap: i: save: done in "
 	sed '$d' err >told
 	lines told i save
 	assertTrue "$count lines" "[ $count -ge 2 ]"
 	assertTrue "one a second, not $count" "[ $count -le 20 ]"
+	mk s
+	save i s
 	run "$SNAP" --progress check i
 	expect 0 "qemu-snap: i: check: done in 0:00"
 	run "$SNAP" --progress check missing

@@ -3,7 +3,7 @@
  * fuzz.h -- what the fuzzers share: input that comes as if from a pipe, output that stays in
  * memory, messages that nobody sees, and bounds of time and memory.
  *
- * The program's sources are compiled with read, poll, writev, fcntl and fwrite renamed to functions
+ * The program's sources are compiled with read, poll, writev, fcntl and write renamed to functions
  * of fuzz.c, so that no descriptor is needed and the pieces in which things come can be chosen.
  */
 #ifndef FUZZ_H
