@@ -36,7 +36,7 @@ struct save {
 	struct image *base;		/* or NULL */
 	struct image_writer *image;	/* NULL: given up */
 	int status;			/* 0, or why it was given up */
-	int sealed, answered, in_tail;
+	int sealed, answered, in_tail, draining;
 	struct guard guard;
 	struct status *st;		/* NULL: nobody is told */
 };
@@ -51,6 +51,9 @@ give_up(struct save *s, int status)
 	s->image = NULL;
 	if (s->in != NULL)
 		stream_quiet(s->in);	/* one message for one cause */
+	if (s->st != NULL && !s->draining)
+		status_phase(s->st, "draining", 0);
+	s->draining = s->in_tail = 1;	/* and nothing else any more */
 }
 
 static void
@@ -88,7 +91,7 @@ store(struct save *s)
 
 	while ((r = stream_next(s->in, &it)) == 1) {
 		check_signal(s);
-		if (s->st != NULL)
+		if (s->st != NULL && !(s->draining && it.kind == ITEM_BLOCKS))
 			store_count(s->st, s->in, &it, &s->in_tail);
 		/* Behind the RAM, QEMU of all versions bears to lose its reader. */
 		if (it.kind == ITEM_TAIL)
@@ -103,8 +106,6 @@ store(struct save *s)
 		give_up(s, r);
 		/* A source that waits for SHUT comes to no end before it. */
 		answer(s);
-		if (s->st != NULL)
-			status_phase(s->st, "draining", 0);
 		stream_drain_rest(s->in);
 	}
 }
@@ -158,10 +159,11 @@ run_save(const struct options *o)
 		status_end(&st, s.status);
 		return s.status;
 	}
-	if (s.image == NULL)
-		stream_quiet(s.in);
 	stream_on_signal(s.in, on_signal, &s);
-	status_phase(&st, "waiting", 0);
+	if (s.image != NULL)
+		status_phase(&st, "waiting", 0);
+	else
+		give_up(&s, s.status);
 	if (!stream_begins(s.in, FIRST_BYTES_MS) && s.image != NULL)
 		snap_warnx("save: nothing has come yet; in migrate_incoming the verb is load");
 	check_signal(&s);

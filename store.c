@@ -144,7 +144,6 @@ store_count(struct status *st, const struct stream_in *in, const struct stream_i
 		status_add(st, it->len);
 		break;
 	case ITEM_REFUSED:
-		status_phase(st, "draining", 0);
 		break;
 	}
 }

@@ -92,7 +92,7 @@ test_a_save_that_drains_answers() {
 		if [ "$words" ]; then
 			head -c 4000000 s >&3
 			wait_for 10 grep -q image-size err
-			asked err "save, memory: " $pid
+			asked err "save, draining: " $pid
 		else
 			echo "this is no stream" >&3
 			wait_for 10 grep -q "not a migration stream" err
@@ -403,7 +403,9 @@ test_programs_are_told_of_failures() {
 	run_on cut "$SNAP" --status-fd=3 save i 3>st
 	phases st "failed 2" opening waiting memory draining end
 	run_on s "$SNAP" --status-fd=3 -s 4K save i 3>st
-	phases st "failed 1" opening waiting memory devices end
+	phases st "failed 1" opening waiting memory draining end
+	run_on s "$SNAP" --status-fd=3 save missing/i 3>st
+	phases st "failed 1" opening draining end
 	save i s
 	poke i 3000000 377
 	poke i 3000001 377
