@@ -110,8 +110,10 @@ test_a_load_answers() {
 	"$SNAP" load i >want
 	mkfifo pipe
 	# Before there is a handler, the signal ends what does not ignore it.
-	(trap '' USR1 && exec "$SNAP" load i) >pipe 2>err </dev/null &
+	trap '' USR1
+	"$SNAP" load i >pipe 2>err </dev/null &
 	pid=$!
+	trap - USR1
 	pids=$pid
 	exec 3<pipe
 	wait_for 10 sh -c "kill -USR1 $pid && sleep 0.1 && grep -q memory err"
