@@ -144,6 +144,8 @@ test_each_refusal_of_a_coded_image() {
 	# What is in one is of no use, but damage all the same.
 	grep '^dead-raw-flipped ' kinds >flipped
 	sed -i '/^dead/d' kinds
+	run "$SNAP" check --quick dead-raw-flipped.bad
+	expect 0 ""
 	cp kinds others && cp flipped kinds
 	refused dead-raw.bad
 	cp others kinds
