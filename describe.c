@@ -12,6 +12,7 @@
  */
 #include "describe.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -161,14 +162,19 @@ take_device(struct description *d, struct device *dev)
 
 /* Room for one more; NULL: none. */
 static struct device *
-room(struct device_list *l)
+room(struct description *d)
 {
+	struct device_list *l = d->list;
 	struct device *p;
 
 	if (l->n == l->cap) {
-		if (l->n >= DEVICES_MAX ||
-		    (p = realloc(l->dev, (l->cap + DEVICES_STEP) * sizeof *p)) == NULL)
+		if (l->n >= DEVICES_MAX)
 			return NULL;
+		if ((p = realloc(l->dev, (l->cap + DEVICES_STEP) * sizeof *p)) == NULL) {
+			snap_warn(ENOMEM, "%s", image_path(d->im));
+			d->err = SNAP_ESYS;
+			return NULL;
+		}
 		l->dev = p;
 		l->cap += DEVICES_STEP;
 	}
@@ -185,7 +191,7 @@ take_devices(struct description *d)
 	if (json_next(&d->json) != JSON_ARRAY)
 		return bad(d, "list of devices that is none");
 	while ((t = json_next(&d->json)) == JSON_OBJECT) {
-		if ((dev = room(l)) == NULL)
+		if ((dev = room(d)) == NULL)
 			return bad(d, "more devices than there is room for");
 		if (take_device(d, dev) != 0)
 			return -1;

@@ -3,7 +3,8 @@
  * info.c -- what is in an image, for people and for programs.
  *
  * All that can be told is told, even if it is less than all: a page table, a description of the
- * devices or a whole file that is damaged takes nothing from what lies beside it.
+ * devices or a whole file that is damaged takes nothing from what lies beside it.  Only where the
+ * system refuses something, as memory or a read, there is nothing but a message.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -57,17 +58,17 @@ struct facts {
 
 /* ---- finding out ---- */
 
-/* The first error counts.  Is it one? */
+/* Note an error.  Is it of a kind that makes it useless to go on? */
 static int
 met(struct facts *x, int err)
 {
-	if (x->err == 0)
+	if (x->err == 0 || err == SNAP_ESYS)
 		x->err = err;
-	return err != 0;
+	return err == SNAP_ESYS;
 }
 
-/* Pages by block and state.  0, or SNAP_ESYS. */
-static int
+/* Pages by block and state. */
+static void
 count_blocks(struct facts *x, struct image *im)
 {
 	const struct ram_block *b;
@@ -76,27 +77,26 @@ count_blocks(struct facts *x, struct image *im)
 
 	if ((x->block = calloc(x->ram->nblk + 1, sizeof *x->block)) == NULL) {
 		snap_warnx("%s: out of memory", x->path);
-		return SNAP_ESYS;
+		x->err = SNAP_ESYS;
+		return;
 	}
 	image_keep_little(im);
 	for (i = 0; i < x->ram->nblk; i++) {
 		b = &x->ram->blk[i];
 		err = image_count(im, b->first, b->len / x->h->page_size, x->block[i].count);
 		x->block[i].known = err == 0;
-		if (met(x, err) && err == SNAP_ESYS)
-			return err;
+		if (met(x, err))
+			return;
 	}
-	return 0;
 }
 
-static void
+static int
 find_hot_list(struct facts *x, struct image *im)
 {
 	const struct section *s = footer_section(x->f, SEC_HOT);
+	int err = s == NULL ? 0 : image_check_section(im, s);
 
-	if (s != NULL && met(x, image_check_section(im, s)))
-		return;
-	met(x, hot_find(&x->hot, im));
+	return err != 0 ? err : hot_find(&x->hot, im);
 }
 
 static void
@@ -114,6 +114,8 @@ collect_header(struct facts *x, const struct image *im)
 static void
 collect(struct facts *x, struct image *im)
 {
+	int err;
+
 	x->ram = image_ram(im);
 	x->absent = x->f->npages - x->f->stored - x->f->zero - x->f->ancestor;
 	x->guest_size = x->f->npages * x->h->page_size;
@@ -123,11 +125,12 @@ collect(struct facts *x, struct image *im)
 	x->nanc = image_ancestors(im, &x->anc);
 	x->kind = x->f->flags & IMAGE_ENDED ? "migration" : "background snapshot";
 	x->postcopy = !(x->f->flags & IMAGE_IGNORE_SHARED);
-	met(x, label_read(im, x->label));
-	met(x, machine_read(im, x->machine));
-	x->dev_known = !met(x, devices_read(im, &x->dev));
-	find_hot_list(x, im);
-	met(x, count_blocks(x, im));
+	if (met(x, label_read(im, x->label)) || met(x, machine_read(im, x->machine)))
+		return;
+	err = devices_read(im, &x->dev);
+	x->dev_known = err == 0;
+	if (!met(x, err) && !met(x, find_hot_list(x, im)))
+		count_blocks(x, im);
 }
 
 /* What is to be said of the devices if there is no list of them; NULL: there is one. */
@@ -458,11 +461,14 @@ run_info(const struct options *o)
 		return x.look.err;
 	x.err = x.look.err;
 	collect_header(&x, im);
-	if (!x.look.whole) {
-		o->json ? print_programs_part(&x) : print_human_part(&x);
-	} else {
+	if (x.look.whole)
 		collect(&x, im);
-		o->json ? print_programs(&x, im) : print_human(&x);
+	/* What a system in need did not let us see is not told as if it were not there. */
+	if (x.err != SNAP_ESYS) {
+		if (o->json)
+			x.look.whole ? print_programs(&x, im) : print_programs_part(&x);
+		else
+			x.look.whole ? print_human(&x) : print_human_part(&x);
 	}
 	free(x.block);
 	devices_free(&x.dev);
