@@ -266,6 +266,20 @@ enum {
 
 #define MAPPED_ALIGN	(UINT64_C(1) << 20)
 
+/* Any number of bytes. */
+static int
+copy(struct export *x, const uint8_t *p, size_t len)
+{
+	size_t n;
+	int err = 0;
+
+	for (; len > 0 && err == 0; p += n, len -= n) {
+		n = len < OUT_SMALL ? len : OUT_SMALL;
+		err = out_copy(&x->out, p, n);
+	}
+	return err;
+}
+
 /* What follows goes to off of the file. */
 static int
 seek(struct export *x, uint64_t off)
@@ -279,10 +293,10 @@ seek(struct export *x, uint64_t off)
 	return err;
 }
 
-/* The bits of pages in the file, the lowest first, as a little-endian host has them.  Where there
- * are none stays a hole; where the last piece is too long, pages will be written, or nothing. */
+/* The bits of pages in the file, the lowest first, as a little-endian host has them: len bytes.
+ * Where there are none stays a hole. */
 static int
-put_bitmap(struct export *x, const struct extent *e, uint64_t off)
+put_bitmap(struct export *x, const struct extent *e, uint64_t off, uint64_t len)
 {
 	const uint64_t bits = BITMAP_PIECE * 8;
 	uint64_t page = e->page, end = page + e->n, entry, piece = 0, k;
@@ -294,7 +308,8 @@ put_bitmap(struct export *x, const struct extent *e, uint64_t off)
 			return state;
 		k = page - e->page;
 		if (any && (state == PAGE_ABSENT || k / bits != piece)) {
-			err = target_write(&x->to, buf, sizeof buf, off + piece * sizeof buf);
+			err = target_write(&x->to, buf, share_of(len, sizeof buf, piece),
+			    off + piece * sizeof buf);
 			memset(buf, 0, sizeof buf);
 			any = 0;
 		}
@@ -306,18 +321,16 @@ put_bitmap(struct export *x, const struct extent *e, uint64_t off)
 	}
 }
 
-/* The section START of RAM as it came, in memory that the caller frees; and where it is in the
- * prologue. */
+/* Where in the prologue the section START of RAM is, and how long. */
 static int
-find_start(const struct export *x, const uint8_t *prologue, size_t n, uint8_t **start, size_t *at,
-    size_t *len)
+find_start(const struct export *x, const uint8_t *prologue, size_t n, size_t *at, size_t *len)
 {
 	const struct ram_map *ram = x->ram;
-	uint8_t *p = *start = malloc(64 + ram->nblk * (1 + 255 + 16));
+	uint8_t *p, *start = malloc(64 + ram->nblk * (1 + 255 + 16));
 	const struct ram_block *b;
 	size_t i, name;
 
-	if (p == NULL) {
+	if ((p = start) == NULL) {
 		snap_warn(ENOMEM, "%s", image_path(x->im));
 		return SNAP_ESYS;
 	}
@@ -342,10 +355,15 @@ find_start(const struct export *x, const uint8_t *prologue, size_t n, uint8_t **
 	p[8] = 0x7e;
 	put_be32(p + 9, ram->sid);
 	p += 13;
-	*len = (size_t)(p - *start);
+	*len = (size_t)(p - start);
+	/* But for the number of the instance, which nobody looked at. */
 	for (*at = 0; *len <= n && *at <= n - *len; ++*at)
-		if (memcmp(prologue + *at, *start, *len) == 0)
+		if (memcmp(prologue + *at, start, 9) == 0 &&
+		    memcmp(prologue + *at + 13, start + 13, *len - 13) == 0) {
+			free(start);
 			return 0;
+		}
+	free(start);
 	snap_warnx("%s: the list of its blocks is not that of its stream", image_path(x->im));
 	return SNAP_EDATA;
 }
@@ -357,7 +375,7 @@ put_start(struct export *x, const uint8_t *start, size_t len, uint64_t at)
 	const struct ram_map *ram = x->ram;
 	size_t n = 25, i;	/* bytes before the first block */
 	uint8_t h[MAPPED_HEAD];
-	uint64_t bitmap, pages, npages;
+	uint64_t bitmap, bytes, pages, npages;
 	int err;
 
 	if ((err = out_copy(&x->out, start, n)) != 0)
@@ -367,8 +385,8 @@ put_start(struct export *x, const uint8_t *start, size_t len, uint64_t at)
 		npages = ram->blk[i].len / ram->page_size;
 		n = strlen(ram->blk[i].id) + 9 + (ram->has_addr ? 8 : 0);
 		bitmap = at + n + sizeof h;
-		pages = (bitmap + (npages + 63) / 64 * 8 + MAPPED_ALIGN - 1) / MAPPED_ALIGN *
-		    MAPPED_ALIGN;
+		bytes = (npages + 63) / 64 * 8;
+		pages = (bitmap + bytes + MAPPED_ALIGN - 1) / MAPPED_ALIGN * MAPPED_ALIGN;
 		put_be32(h, 1);
 		put_be64(h + 4, ram->page_size);
 		put_be64(h + 12, bitmap);
@@ -377,7 +395,7 @@ put_start(struct export *x, const uint8_t *start, size_t len, uint64_t at)
 		at = pages + ram->blk[i].len;
 		if ((err = out_copy(&x->out, start, n)) != 0 ||
 		    (err = out_copy(&x->out, h, sizeof h)) != 0 ||
-		    (err = put_bitmap(x, &x->ext[i], bitmap)) != 0 ||
+		    (err = put_bitmap(x, &x->ext[i], bitmap, bytes)) != 0 ||
 		    (err = seek(x, at)) != 0)
 			return err;
 	}
@@ -390,20 +408,18 @@ static int
 put_mapped(struct export *x, const uint8_t *pre, size_t pre_len, const uint8_t *pro, size_t pro_len)
 {
 	size_t at, len;
-	uint8_t *start;
 	int err;
 
-	if ((err = find_start(x, pro, pro_len, &start, &at, &len)) == 0 &&
-	    (err = out_copy(&x->out, pre, pre_len)) == 0 &&
-	    (err = out_copy(&x->out, pro, at)) == 0 &&
-	    (err = put_start(x, start, len, pre_len + at)) == 0 &&
-	    (err = out_copy(&x->out, pro + at + len, pro_len - at - len)) == 0 &&
+	if ((err = find_start(x, pro, pro_len, &at, &len)) == 0 &&
+	    (err = copy(x, pre, pre_len)) == 0 &&
+	    (err = copy(x, pro, at)) == 0 &&
+	    (err = put_start(x, pro + at, len, pre_len + at)) == 0 &&
+	    (err = copy(x, pro + at + len, pro_len - at - len)) == 0 &&
 	    (err = send_bytes(x->im, &x->out, SEC_ITERABLES, UINT64_MAX)) == 0 &&
 	    (err = out_begin(&x->out, SECTION_END)) == 0 &&
 	    (err = out_end(&x->out)) == 0 &&
 	    (err = send_bytes(x->im, &x->out, SEC_TAIL, UINT64_MAX)) == 0)
 		err = out_flush(&x->out);
-	free(start);
 	return err;
 }
 

@@ -271,6 +271,61 @@ out
 s" "$(ls -A)"
 }
 
+# What comes before the pages may be longer than what is written at once.
+test_a_long_list_of_what_is_plugged() {
+	mk t --seed=2 --block=pc.ram:300 --early
+	python3 - <<-'END'
+		import struct
+		b = open('t', 'rb').read()
+		at = b.index(b'virtio-mem-device-early') + 23 + 8
+		n, size = struct.unpack_from('>QQ', b, at + 8)
+		end = at + 36 + (n // size + 63) // 64 * 8
+		long = b[at:at + 8] + struct.pack('>Q', size << 21) + b[at + 16:at + 36] + b'\xa5' * (1 << 18)
+		open('s', 'wb').write(b[:at] + long + b[end:])
+	END
+	save IMG s --reproducible
+	export_to stream IMG stream
+	export_to mapped-ram IMG mapped
+	import stream IMG2
+	assertTrue "as a stream" "cmp IMG IMG2"
+	import mapped IMG3
+	"$SNAP" load IMG3 >loaded
+	pages_of --rest=rest1 <s >pages1
+	pages_of --rest=rest2 <loaded >pages2
+	assertTrue "pages" "cmp pages1 pages2"
+	assertTrue "the rest" "cmp rest1 rest2"
+}
+
+# Nothing is written behind a bitmap that ends just before the pages, which are few.
+test_a_bitmap_before_a_boundary() {
+	mk t --seed=2 --page-size=1024 --page-bits --block=a:1023 --block=pc.ram:1 --zero=0 --json=0 \
+		--devices=1 --kind=ordinary
+	# What follows is to be short, too: most of the device's bytes are left out.
+	python3 -c "b = open('t', 'rb').read(); open('s', 'wb').write(b[:-4006] + b[-6:])"
+	save IMG s --reproducible
+	export_to mapped-ram IMG mapped
+	import mapped IMG2
+	assertTrue "the same" "cmp IMG IMG2"
+}
+
+test_pages_of_all_sizes() {
+	for size in 1024 2048 4096 16384 65536; do
+		mk s --seed=$size --page-size=$size --block=pc.ram:1500 --block=b:9 --kind=ordinary --absent=0
+		save IMG s --reproducible --page-size=$size
+		export_to mapped-ram IMG mapped
+		import mapped IMG2 --page-size=$size
+		for image in IMG IMG2; do
+			"$SNAP" load $image | pages_of --page-size=$size >$image.pages
+		done
+		assertTrue "$size" "cmp IMG.pages IMG2.pages"
+		export_to raw IMG raw
+		export_to lime IMG lime
+		assertEquals "$size: LiME" "$(tail -c +1048577 raw | sha256sum)" \
+			"$(tail -c +655425 lime | sha256sum)"
+		rm mapped raw lime
+	done
+}
+
 # A damaged page is not exported: no file, exit status 2.
 test_damage() {
 	mk s --seed=1 --block=pc.ram:3000
