@@ -148,6 +148,24 @@ chosen_block(const struct export *x)
 	return b;
 }
 
+/* Is it in the image?  0, or SNAP_E*, reported: without a word it would be all zero. */
+static int
+check_shared(const struct export *x, const struct ram_block *b)
+{
+	uint64_t page = b->first, entry;
+	int state;
+
+	if (!(image_footer(x->im)->flags & IMAGE_IGNORE_SHARED))
+		return 0;
+	if ((state = image_next_present(x->im, &page, &entry)) < 0)
+		return state;
+	if (state != PAGE_ABSENT && page - b->first < b->len / x->ram->page_size)
+		return 0;
+	snap_warnx("%s: has no page of block %s: x-ignore-shared left it out",
+	    image_path(x->im), b->id);
+	return SNAP_ESYS;
+}
+
 static int
 export_raw(struct export *x)
 {
@@ -156,6 +174,8 @@ export_raw(struct export *x)
 
 	if (b == NULL)
 		return SNAP_ESYS;
+	if ((err = check_shared(x, b)) != 0)
+		return err;
 	add_extent(x, b->first, b->len / x->ram->page_size, 0);
 	if ((err = put_pages(x)) != 0)
 		return err;
@@ -232,6 +252,8 @@ export_lime(struct export *x)
 
 	if (b == NULL || (low = below_hole(x, b->len)) == 0)
 		return SNAP_ESYS;
+	if ((err = check_shared(x, b)) != 0)
+		return err;
 	if (low < ext) {
 		snap_warnx("%s: less than 1 MiB of memory: no LiME file", image_path(x->im));
 		return SNAP_ESYS;

@@ -89,16 +89,46 @@ put_mapped(struct import *m, uint64_t page, uint64_t n, uint64_t off)
 	return err;
 }
 
+/* The bits of up to npages pages from number done of a block on; *n tells of how many. */
+static int
+read_bits(struct import *m, const struct mapped_block *at, uint64_t npages, uint64_t done,
+    uint64_t *n)
+{
+	*n = npages - done < BITMAP * 8 ? npages - done : BITMAP * 8;
+	return read_at(m, m->bitmap, (size_t)((*n + 7) / 8), at->bitmap + done / 8);
+}
+
+/* Has any page of a block a bit?  1, 0 or < 0. */
+static int
+any_bit(struct import *m, const struct mapped_block *at, uint64_t npages)
+{
+	uint64_t done, n, i;
+	int err;
+
+	for (done = 0; done < npages; done += n) {
+		if ((err = read_bits(m, at, npages, done, &n)) != 0 ||
+		    (err = check_signals(m->opt->file[1])) != 0)
+			return err;
+		for (i = 0; i < n; i++)
+			if (m->bitmap[i / 8] >> i % 8 & 1)
+				return 1;
+	}
+	return 0;
+}
+
+/* Pages without a bit are zero.  But with x-ignore-shared a block without any may be one that was
+ * left out, which QEMU must not be given; so it is not given to it. */
 static int
 put_block(struct import *m, const struct ram_block *b, const struct mapped_block *at)
 {
 	uint32_t size = stream_ram(m->in)->page_size;
 	uint64_t npages = b->len / size, done, n;
-	int err = 0;
+	int err = 0, any;
 
+	if (stream_ignores_shared(m->in) && (any = any_bit(m, at, npages)) <= 0)
+		return any;
 	for (done = 0; done < npages && err == 0; done += n) {
-		n = npages - done < BITMAP * 8 ? npages - done : BITMAP * 8;
-		err = read_at(m, m->bitmap, (size_t)((n + 7) / 8), at->bitmap + done / 8);
+		err = read_bits(m, at, npages, done, &n);
 		if (err == 0)
 			err = put_mapped(m, b->first + done, n, at->pages + done * size);
 		if (err == 0)

@@ -7,7 +7,10 @@ usage: mapped.py FILE           a line for each block: name, length, pages with 
        mapped.py --make STREAM FILE [KEY=VALUE...]
                                 FILE of the pages of a stream. KEY: bitmap, pages (of the first
                                 block: added to where they are), version, page_size, shared=1 (one
-                                more capability), cut (length of FILE)
+                                more capability), cut (length of FILE), background=1 (as QEMU
+                                10.0 writes it then: no bit, no page, no END), tail_bits=1 (bits
+                                behind the last page are set), omit=1 (the first block has no page),
+                                align (of pages; default 1 MiB)
 
 Knows streams of mkstream and of QEMU in which RAM is the first section.
 """
@@ -86,6 +89,7 @@ def read(path):
 
 
 def make(stream, path, keys):
+    align = keys.get('align', ALIGN)
     with open(stream, 'rb') as f:
         b = f.read()
     begin, subsections, after = config_end(b)
@@ -127,11 +131,15 @@ def make(stream, path, keys):
             out.write(struct.pack('>Q', i << 30) * shared)
             npages = length // 4096
             bits = [k for k in range(npages) if any(pages.get((name, k * 4096), b''))]
+            if keys.get('background') or keys.get('omit') and i == 0:
+                bits = []
             bitmap = bytearray((npages + 63) // 64 * 8)
             for k in bits:
                 bitmap[k // 8] |= 1 << k % 8
+            for k in range(npages, len(bitmap) * 8 * keys.get('tail_bits', 0)):
+                bitmap[k // 8] |= 1 << k % 8
             bitmap_at = out.tell() + MAPPED.size
-            pages_at = (bitmap_at + len(bitmap) + ALIGN - 1) // ALIGN * ALIGN
+            pages_at = (bitmap_at + len(bitmap) + align - 1) // align * align
             first = i == 0
             out.write(MAPPED.pack(keys.get('version', 1), keys.get('page_size', 4096),
                                   bitmap_at + first * keys.get('bitmap', 0) & (1 << 64) - 1,
@@ -142,7 +150,8 @@ def make(stream, path, keys):
                 out.write(pages[name, k * 4096])
             out.seek(pages_at + length)
         sid = footer[-4:]
-        out.write(footer + b'\2' + sid + footer + b'\3' + sid + footer + b[p:])
+        end = b'' if keys.get('background') else b'\3' + sid + footer
+        out.write(footer + b'\2' + sid + footer + end + b[p:])
         if 'cut' in keys:
             out.truncate(keys['cut'])
 
