@@ -28,6 +28,7 @@ struct import {
 	struct image_writer *out;
 	struct stream_in *in;
 	struct status st;
+	int any;		/* has any page a bit? */
 	uint8_t piece[PIECE], bitmap[BITMAP];
 };
 
@@ -79,6 +80,7 @@ put_mapped(struct import *m, uint64_t page, uint64_t n, uint64_t off)
 	for (i = 0; i < n && err == 0;) {
 		for (from = i; i < n && (m->bitmap[i / 8] >> i % 8 & 1); i++)
 			;
+		m->any |= i > from;
 		if (i > from)
 			err = put_pages(m, page + from, i - from, off + from * size);
 		else {
@@ -180,6 +182,11 @@ store(struct import *m)
 	}
 	if (r != 0)
 		return r;
+	if (stream_mapped(m->in) != NULL && !m->any && !stream_ended(m->in)) {
+		snap_warnx("%s: has no pages: of a background snapshot QEMU writes none with "
+		    "mapped-ram", m->opt->file[0]);
+		return SNAP_EDATA;
+	}
 	status_phase(&m->st, "commit", 0);
 	return store_commit(m->out, m->opt, m->opt->file[1],
 	    stream_split(m->in));

@@ -340,6 +340,15 @@ test_bits_behind_the_last_page() {
 	assertTrue "the same pages" "cmp IMG IMG2"
 }
 
+# Of such a file QEMU made no image; neither may this.
+test_a_background_snapshot_without_pages() {
+	mk s --seed=1 --block=pc.ram:300
+	mapped --make s theirs background=1
+	run "$SNAP" import theirs IMG
+	expect 2 "qemu-snap: theirs: has no pages: of a background snapshot QEMU writes none with mapped-ram"
+	assertFalse "no image" "[ -e IMG ]"
+}
+
 # Pages that were left out are not there, rather than zero: QEMU refuses to load them, and a file
 # that is nothing but zero would be taken for memory.
 test_shared_memory_that_is_not_there() {
