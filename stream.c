@@ -563,10 +563,8 @@ read_mapped(struct stream_in *s, const struct ram_block *b)
 	    m->pages - m->bitmap < bytes || m->pages > INT64_MAX - b->len)
 		return complain(s, "RAM block %s: lies at no possible place", b->id);
 	end = m->pages + b->len;
-	if (lseek(s->fd, (off_t)end, SEEK_SET) < 0) {
-		snap_warn(errno, "%s offset %llu", s->name, (unsigned long long)end);
-		return -1;
-	}
+	if (lseek(s->fd, (off_t)end, SEEK_SET) < 0)	/* no file here can be so long */
+		return complain(s, "RAM block %s: lies at no possible place", b->id);
 	s->base = end;
 	s->pos = s->len = 0;
 	return 0;
@@ -1397,6 +1395,7 @@ out_init(struct stream_out *o, int fd, const struct ram_map *ram)
 	long max = sysconf(_SC_IOV_MAX);
 
 	o->fd = fd;
+	o->name = NULL;
 	o->ram = ram;
 	o->cur = NULL;
 	o->in_section = 0;
@@ -1404,7 +1403,6 @@ out_init(struct stream_out *o, int fd, const struct ram_map *ram)
 	o->first = o->niov = 0;
 	o->max_iov = max > 0 && max < OUT_IOV ? (int)max : OUT_IOV;
 	o->nsmall = 0;
-	o->name = "writing the stream";
 	o->on_signal = NULL;
 	o->on_signal_arg = NULL;
 }
@@ -1437,10 +1435,12 @@ out_flush(struct stream_out *o)
 			}
 			if (would_block(errno))
 				return 1;
-			if (errno == EPIPE)
+			if (o->name != NULL)
+				snap_warn(errno, "%s: write", o->name);
+			else if (errno == EPIPE)
 				snap_warnx("the destination closed the stream");
 			else
-				snap_warn(errno, "%s", o->name);
+				snap_warn(errno, "writing the stream");
 			o->first = o->niov = 0;
 			return SNAP_ESYS;
 		}

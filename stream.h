@@ -149,7 +149,7 @@ enum {
  */
 struct stream_out {
 	int fd;
-	const char *name;	/* in messages; set by out_init(), to be changed if fd is a file */
+	const char *name;		/* of a file, for messages; NULL: it is a stream */
 	const struct ram_map *ram;
 	const struct ram_block *cur;	/* block of the last record written */
 	int in_section;

@@ -42,8 +42,8 @@ check_room(const struct target *t)
 	uint64_t len;
 	int fd, err = io_open(t->path, 0, 0, &fd);
 
-	if (err == ENOENT)
-		return 0;
+	if (err == ENOENT || err == ENOTDIR || err == ENAMETOOLONG)
+		return 0;	/* it cannot be created either, and that is said */
 	if (err != 0 && err != EINVAL && err != EISDIR)
 		return fail(t, err, "is there, cannot be read, and is not replaced");
 	if (err == 0) {
@@ -64,6 +64,8 @@ target_create(struct target *t, const char *path)
 	t->path = path;
 	t->tmp = NULL;
 	t->fd = t->dir_fd = -1;
+	if (*path == '\0')
+		return fail(t, ENOENT, "cannot be created");
 	if (check_room(t) != 0)
 		return SNAP_ESYS;
 	io_sweep_parts(path, said_stale);
@@ -100,6 +102,9 @@ target_commit(struct target *t, uint64_t len, int unsafe)
 		return fail(t, err, "cannot be made so long");
 	if (!unsafe && (err = io_sync(t->fd)) != 0)
 		return fail(t, err, "sync");
+	/* Much time has gone by. */
+	if (check_room(t) != 0)
+		return SNAP_ESYS;
 	if ((err = io_rename(t->tmp, t->path)) != 0)
 		return fail(t, err, "cannot take its name");
 	doomed = NULL;
@@ -113,9 +118,9 @@ target_commit(struct target *t, uint64_t len, int unsafe)
 void
 target_free(struct target *t)
 {
-	doomed = NULL;
 	if (t->tmp != NULL && t->fd >= 0)
 		io_unlink(t->tmp);
+	doomed = NULL;
 	free(t->tmp);
 	if (t->fd >= 0)
 		io_close(t->fd);

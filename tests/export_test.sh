@@ -183,6 +183,7 @@ test_files_that_lie() {
 	lies "141: RAM block pc.ram: lies at no possible place" pages=9223372036854775807
 	lies "141: mapped-ram of version 2, not 1" version=2
 	lies "141: mapped-ram: pages have 8192 bytes, not 4096; see --page-size" page_size=8192
+	lies "141: RAM block pc.ram: lies at no possible place" pages=9223372036832051200
 	lies "21528576: stream ends before its RAM does: cut, failed or cancelled" cut=20971520
 	lies "1099533156352: stream ends before its RAM does: cut, failed or cancelled" pages=1099511627776
 	run "$SNAP" import --from=mapped-ram s IMG
@@ -240,6 +241,16 @@ test_what_is_there_is_not_replaced() {
 		rm empty
 	done
 	assertEquals "precious" "$(cat file)"
+	run "$SNAP" export --to=raw IMG IMG/x
+	expect 1 "qemu-snap: IMG/x: cannot be created: Not a directory"
+	run "$SNAP" export --to=raw IMG ""
+	expect 1 "qemu-snap: : cannot be created: No such file or directory"
+	mkfifo pipe
+	run "$SNAP" export --to=raw IMG pipe
+	expect 1 "qemu-snap: pipe: is there and is not replaced"
+	run "$SNAP" import pipe IMG2
+	expect 1 "qemu-snap: pipe: not a regular file"
+	rm pipe
 	ln -s nowhere link
 	run "$SNAP" export --to=raw IMG link
 	expect 1 "qemu-snap: link: cannot be created: File exists"
@@ -371,6 +382,20 @@ test_shared_memory_that_is_not_there() {
 	assertEquals 81920 "$(size_of b)"
 }
 
+test_what_comes_meanwhile_is_not_replaced() {
+	mk s --seed=1 --block=pc.ram:20000 --zero=0
+	save IMG s
+	SNAP_FAULT='pread:*:delay:20000' "$TOOLS/qemu-snap-fault" export --to=raw IMG file 2>err &
+	pid=$!
+	wait_for 10 sh -c 'ls file.part.*' >/dev/null 2>&1 || fail "no file"
+	echo precious >file
+	wait $pid
+	assertEquals 1 $?
+	assertEquals "qemu-snap: file: is there and is not replaced" "$(cat err)"
+	assertEquals "precious" "$(cat file)"
+	assertEquals "left" "file" "$(ls -A | grep file)"
+}
+
 # Where QEMU has more than 976 GiB behind the hole depends on the processor. A page at either end.
 test_lime_of_much_memory() {
 	for gib in 978 979; do
@@ -421,6 +446,7 @@ test_a_full_disk_and_a_signal() {
 		run sh -c 'ulimit -f 40000; "$1" export --to="$2" IMG file' x "$SNAP" $form
 		assertEquals "$form: $(cat err)" 1 "$status"
 		assertEquals "$form: one message: $(cat err)" 1 "$(wc -l <err)"
+		assertContains "$(cat err)" "qemu-snap: file: write"
 		assertContains "$(cat err)" "File too large"
 		assertEquals "$form: left" "" "$(ls -A | grep file)"
 		SNAP_FAULT='pread:*:delay:20000' "$TOOLS/qemu-snap-fault" export --to=$form IMG file &

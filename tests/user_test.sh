@@ -190,8 +190,8 @@ test_a_full_disk() {
 	limited "qemu-snap: new: write at offset N: File too large" import big new
 	limited "qemu-snap: new: write at offset N: File too large" export --to=raw BIG new
 	limited "qemu-snap: new: write at offset N: File too large" export --to=lime BIG new
-	limited "qemu-snap: new: File too large" export --to=mapped-ram BIG new
-	limited "qemu-snap: new: File too large" export --to=stream BIG new
+	limited "qemu-snap: new: write: File too large" export --to=mapped-ram BIG new
+	limited "qemu-snap: new: write: File too large" export --to=stream BIG new
 }
 
 test_names_with_odd_characters() {
