@@ -29,4 +29,6 @@ test_writing() { fuzzes write; }
 
 test_hot_lists() { fuzzes hot; }
 
+test_import() { fuzzes import; }
+
 . "$shunit"

@@ -11,7 +11,7 @@
  *
  * Checked: what check finds good can be loaded, with every stored page once and its checksum
  * right; no page that is not right is called so; whatever a small file claims, time and memory
- * are bounded; and a good image, written again with its pages in any order, some of them more
+ * are bounded; it is exported, or there is a message; and a good image, written again with its pages in any order, some of them more
  * than once, coded or not, based on the first one or not, gives a good image of the same guest.
  */
 #define _GNU_SOURCE
@@ -29,6 +29,7 @@
 #include "../../image.h"
 #include "fuzz.h"
 #include "page.h"
+#include "verbs.h"
 
 size_t LLVMFuzzerMutate(uint8_t *, size_t, size_t);
 size_t LLVMFuzzerCustomMutator(uint8_t *, size_t, size_t, unsigned);
@@ -856,12 +857,12 @@ LLVMFuzzerCustomCrossOver(const uint8_t *a, size_t alen, const uint8_t *b, size_
 /* ---- the target ---- */
 
 static int file[FILES];
-static char dir[64], path[96], again[96];
+static char dir[64], path[96], again[96], exported[96];
 
 static void
 clean_up(void)
 {
-	static const char *const names[] = { "image", "b0", "b1", "again" };
+	static const char *const names[] = { "image", "b0", "b1", "again", "exported" };
 	char name[96];
 	size_t i;
 
@@ -890,6 +891,7 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
 	}
 	snprintf(path, sizeof path, "%s/image", dir);
 	snprintf(again, sizeof again, "%s/again", dir);
+	snprintf(exported, sizeof exported, "%s/exported", dir);
 	return 0;
 }
 
@@ -1415,6 +1417,58 @@ tell(struct image *im)
 	MUST(memcmp(count, single, sizeof count) == 0);
 }
 
+/* Is the file exported the block?  Its first pages are looked at. */
+static void
+check_raw(struct image *im, const struct ram_block *b)
+{
+	static uint8_t buf[PAGE_SIZE_MAX];
+	uint32_t size = image_header(im)->page_size;
+	uint64_t page = b->first, entry;
+	struct image_fetch f;
+	const uint8_t *p;
+	int fd = open(exported, O_RDONLY), st, n;
+
+	MUST(fd >= 0 && lseek(fd, 0, SEEK_END) == (off_t)b->len);
+	MUST(fetch_init(&f, im, 1) == 0);
+	for (n = 0; n < 16; n++, page++) {
+		MUST((st = image_next_present(im, &page, &entry)) >= 0);
+		if (st == PAGE_ABSENT || page - b->first >= b->len / size)
+			break;
+		MUST(pread(fd, buf, size, (off_t)((page - b->first) * size)) == (ssize_t)size);
+		p = st == PAGE_ZERO ? NULL : page_bytes(&f, page, st, entry);
+		MUST(p != NULL ? memcmp(buf, p, size) == 0 :
+		    buf[0] == 0 && memcmp(buf, buf + 1, size - 1) == 0);
+	}
+	fetch_free(&f);
+	close(fd);
+}
+
+/* Exported, in one form or other, there is a file or a message. */
+static int
+export_one(struct image *im, uint64_t seed, enum form form)
+{
+	static char *name[2] = { path, exported };
+	const struct ram_block *b = &image_ram(im)->blk[(seed >> 2) % image_ram(im)->nblk];
+	struct options o;
+	int err;
+
+	memset(&o, 0, sizeof o);
+	o.status_fd = -1;
+	o.form = form;
+	o.file = name;
+	o.nfile = 2;
+	o.unsafe = seed & 1;
+	o.threads = seed >> 1 & 1;
+	if (form == FORM_RAW || form == FORM_LIME)
+		o.block = b->id;
+	messages = 0;
+	err = run_export(&o);
+	if (err == 0 && form == FORM_RAW)
+		check_raw(im, b);
+	MUST((unlink(exported) == 0) == (err == 0));
+	return err == 0 ? 0 : fails(err);
+}
+
 static void
 use(struct image *im, const uint8_t *data, size_t size, int thorough)
 {
@@ -1422,7 +1476,8 @@ use(struct image *im, const uint8_t *data, size_t size, int thorough)
 	const struct image_footer *foot = image_footer(im);
 	unsigned faults = 0, quick = 0;
 	int64_t stored, present;
-	int whole, err, fine, family;
+	int whole, err, fine, family, done = 0;
+	enum form form;
 
 	MUST(im != NULL && messages == 0);
 	encode_again(im, data, size);
@@ -1447,6 +1502,10 @@ use(struct image *im, const uint8_t *data, size_t size, int thorough)
 	err = image_check_tables(im, 1, &faults);
 	MUST(err == 0 && quick <= faults);
 	MUST(faults == 0 || messages > 0);
+	seed = hash(1, data + size - 64, 64);
+	form = (enum form)(FORM_STREAM + (seed >> 16) % 4);
+	if (whole)
+		done = export_one(im, seed >> 20, form);
 	if (!family)
 		return;
 	if (thorough)
@@ -1466,8 +1525,8 @@ use(struct image *im, const uint8_t *data, size_t size, int thorough)
 		MUST(walked == scanned);
 	}
 	MUST(!thorough || checked == scanned);
+	MUST(form != FORM_STREAM || !whole || done == 0);
 	/* Not all: writing takes most of the time. */
-	seed = hash(1, data + size - 64, 64);
 	if (whole && (seed >> 8) % 4 == 0)
 		write_again(im, seed);
 }

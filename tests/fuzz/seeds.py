@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Make the first inputs of the fuzzers.
 
-usage: seeds.py DIR    writes DIR/stream/*, DIR/image/*, DIR/return/*, DIR/write/*, DIR/hot/*
+usage: seeds.py DIR    writes DIR/stream/*, DIR/image/*, DIR/return/*, DIR/write/*, DIR/hot/*,
+                       DIR/import/*
 
 SNAP in the environment is the program; mkstream is to be built. The files in seeds/ are streams of
 QEMU's, see shorten.py.
@@ -56,6 +57,7 @@ IMAGES = {
     'absent': (SMALL + ['--block=a:4', '--absent=100', '--zero=0'], []),
     'gap': (['--page-size=8192', '--page-bits', '--block=a:2', '--json=0', '--devices=1'], []),
     'zero-leaves': (SMALL + ['--block=a:16400', '--zero=100'], []),
+    'lime': (SMALL + ['--block=pc.ram:1100', '--zero=98'], []),
     'large-unit': (SMALL + ['--block=a:60', '--zero=0'], ['--unit-pages=256']),
 }
 
@@ -188,9 +190,41 @@ def hot_lists():
     }
 
 
+# With mapped-ram: options of mkstream, and keys of mapped.py.
+MAPPED = {
+    'mapped': ([], []),
+    'mapped-shared': ([], ['shared=1']),
+    'mapped-omit': ([], ['shared=1', 'omit=1']),
+    'mapped-early': (['--early', '--uuid', '--page-bits'], []),
+    'mapped-background': ([], ['background=1']),
+    'mapped-bits': ([], ['tail_bits=1']),
+}
+
+
+def longer(stream):
+    """A stream with a device before the RAM, that now has 64 KiB to say."""
+    at = stream.index(b'virtio-mem-device-early') + 23 + 8
+    size, block = struct.unpack_from('>QQ', stream, at + 8)
+    end = at + 36 + (size // block + 63) // 64 * 8
+    return (stream[:at + 8] + struct.pack('>Q', block << 19) + stream[at + 16:at + 36] +
+            b'\xa5' * 65536 + stream[end:])
+
+
+def mapped(of, keys):
+    """A file with mapped-ram, its pages close behind their bitmap."""
+    few = ['--block=pc.ram:3', '--block=m:2', '--json=300', '--devices=2', '--zero=30']
+    write('from', run([MKSTREAM] + few + of))
+    run([sys.executable, os.path.join(TOOLS, 'mapped.py'), '--make', 'from', 'to', 'align=1'] + keys)
+    with open('to', 'rb') as f:
+        data = f.read()
+    os.unlink('from')
+    os.unlink('to')
+    return data
+
+
 def main():
     base = os.path.abspath(sys.argv[1])
-    for kind in ('stream', 'image', 'return', 'write', 'hot'):
+    for kind in ('stream', 'image', 'return', 'write', 'hot', 'import'):
         os.makedirs(os.path.join(base, kind), exist_ok=True)
     os.chdir(base)
     for key, options in STREAMS.items():
@@ -198,6 +232,7 @@ def main():
         # In one piece, and in many.
         write('stream/' + key, b'\0' + data)
         write('stream/pieces-' + key, b'\x18' + data)
+        write('import/' + key, bytes([len(data) & 0x38]) + data)
     for kind in BAD:
         write('stream/bad-' + kind, b'\x08' + run([MKSTREAM, '--bad=' + kind] + PAGES))
     tiny = run([sys.executable, os.path.join(TOOLS, 'tinystream.py')])
@@ -237,6 +272,11 @@ def main():
         write('image/' + key, chain(save, options, 2))
         write('image/' + key + '-3', chain(save, options, 3))
     os.removedirs('chain/new')
+    for i, (key, (of, keys)) in enumerate(MAPPED.items()):
+        write('import/' + key, bytes([8 * i & 0x38]) + mapped(of, keys))
+    for key, data in wide.items():
+        write('import/' + key, b'\0' + data)
+    write('import/long', b'\0' + longer(run([MKSTREAM, '--early'] + PAGES)))
     for key, data in hot_lists().items():
         write('hot/' + key, data)
     # Noise; on that, what has the same CRCs; and on that, coded, half of the first again.
