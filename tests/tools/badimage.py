@@ -411,7 +411,7 @@ BASED = {
     'path-huge': (listed(20, 'H', 4096), 54, 'list of ancestors is damaged'),
     'path-nul': (led_to('\0'), 54, 'list of ancestors is damaged'),
     'nowhere': (led_to('n'), 55, 'needs the image with UUID'),
-    'other-uuid': (listed(4, 'B', 0), 55, 'b is not that'),
+    'other-uuid': (listed(10, 'B', 0), 55, 'b is not that'),
     'other-blocks': (led_to('k'), 55, 'k: is of another guest'),
     'other-page-size': (led_to('p'), 55, 'p: is of another guest'),
     'other-state': (led_to('z'), 56, 'z: block m offset 0x0: is not stored here'),
