@@ -303,7 +303,7 @@ test_command_line() {
 	run "$SNAP" diff a x
 	expect 1 "qemu-snap: x: No such file or directory"
 	run "$SNAP" diff s a
-	expect 2 "qemu-snap: s: offset 0: not a qemu-snap image"
+	expect 2 "qemu-snap: s: not a qemu-snap image: a QEMU migration stream as it is"
 	if [ -w /dev/full ]; then
 		"$SNAP" diff a a >/dev/full 2>err
 		assertEquals 1 $?
