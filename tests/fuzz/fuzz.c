@@ -8,6 +8,7 @@
 
 #include <sys/uio.h>
 
+#include <dirent.h>
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
@@ -17,6 +18,55 @@
 struct feed feed;
 struct sink sink;
 unsigned messages;
+
+/* ---- files ---- */
+
+static char directory[64];
+
+/* Look at the files there, and remove them if they are to go: how many there were. */
+static int
+for_files(int remove)
+{
+	DIR *d = opendir(directory);
+	struct dirent *e;
+	char name[64 + 256];
+	int n = 0;
+
+	MUST(d != NULL);
+	while ((e = readdir(d)) != NULL) {
+		if (e->d_name[0] == '.')
+			continue;
+		n++;
+		snprintf(name, sizeof name, "%s/%s", directory, e->d_name);
+		if (remove)
+			unlink(name);
+	}
+	closedir(d);
+	return n;
+}
+
+static void
+clean_up(void)
+{
+	for_files(1);
+	rmdir(directory);
+}
+
+const char *
+fuzz_directory(void)
+{
+	snprintf(directory, sizeof directory, "%s/snap-fuzz.XXXXXX",
+	    access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
+	MUST(mkdtemp(directory) != NULL);
+	atexit(clean_up);
+	return directory;
+}
+
+int
+fuzz_files(void)
+{
+	return for_files(0);
+}
 
 /* ---- chance ---- */
 

@@ -24,6 +24,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 	}									\
 } while (0)
 
+/* ---- files ---- */
+
+/* Make a directory, which goes at the end with all in it; and how many files are there? */
+const char *fuzz_directory(void);
+int fuzz_files(void);
+
 /* ---- what read() brings ---- */
 
 struct feed {

@@ -31,16 +31,9 @@ enum {
 	NUMBER = 5		/* bytes of one */
 };
 
-static char dir[64], image[96], list[96];
+static const char *dir;
+static char image[96], list[96];
 static uint8_t uuid[16];
-
-static void
-clean_up(void)
-{
-	unlink(image);
-	unlink(list);
-	rmdir(dir);
-}
 
 /* An image without a page, with this hot list in it, if there is one. */
 static void
@@ -93,10 +86,7 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
 	(void)argc;
 	(void)argv;
 	crc32c_init();
-	snprintf(dir, sizeof dir, "%s/snap-fuzz.XXXXXX",
-	    access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
-	MUST(mkdtemp(dir) != NULL);
-	atexit(clean_up);
+	dir = fuzz_directory();
 	snprintf(image, sizeof image, "%s/image", dir);
 	snprintf(list, sizeof list, "%s/image.hot", dir);
 	make_image(NULL, 0);

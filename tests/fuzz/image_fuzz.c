@@ -857,21 +857,8 @@ LLVMFuzzerCustomCrossOver(const uint8_t *a, size_t alen, const uint8_t *b, size_
 /* ---- the target ---- */
 
 static int file[FILES];
-static char dir[64], path[96], again[96], exported[96];
-
-static void
-clean_up(void)
-{
-	static const char *const names[] = { "image", "b0", "b1", "again", "exported" };
-	char name[96];
-	size_t i;
-
-	for (i = 0; i < sizeof names / sizeof names[0]; i++) {
-		snprintf(name, sizeof name, "%s/%s", dir, names[i]);
-		unlink(name);
-	}
-	rmdir(dir);
-}
+static const char *dir;
+static char path[96], again[96], exported[96];
 
 int
 LLVMFuzzerInitialize(int *argc, char ***argv)
@@ -881,10 +868,7 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
 	(void)argc;
 	(void)argv;
 	crc32c_init();
-	snprintf(dir, sizeof dir, "%s/snap-fuzz.XXXXXX",
-	    access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
-	MUST(mkdtemp(dir) != NULL);
-	atexit(clean_up);
+	dir = fuzz_directory();
 	for (i = 0; i < FILES; i++) {
 		snprintf(path, sizeof path, i == 0 ? "%s/image" : "%s/b%d", dir, i - 1);
 		MUST((file[i] = open(path, O_RDWR | O_CREAT, 0600)) >= 0);
@@ -1497,7 +1481,7 @@ use(struct image *im, const uint8_t *data, size_t size, int thorough)
 	    fetch_all(im, &scanned);
 	present = walk(im, &walked, &whole);
 	walk_bytes(im, whole ? present : -1);
-	messages = 0;
+	/* Of many faults, only the first ones are printed: some may have been above. */
 	MUST(image_check_tables(im, 0, &quick) == 0);	/* the file can be read */
 	err = image_check_tables(im, 1, &faults);
 	MUST(err == 0 && quick <= faults);

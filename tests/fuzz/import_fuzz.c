@@ -11,7 +11,6 @@
  * is left; time and memory are bounded.
  */
 #define _GNU_SOURCE
-#include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <string.h>
@@ -85,15 +84,8 @@ LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)
 
 /* ---- the target ---- */
 
-static char dir[64];
+static const char *dir;
 static char in[96], im[3][96], out[2][96];
-
-static void
-clean_up(void)
-{
-	unlink(in);
-	rmdir(dir);
-}
 
 int
 LLVMFuzzerInitialize(int *argc, char ***argv)
@@ -103,31 +95,13 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
 	(void)argc;
 	(void)argv;
 	crc32c_init();
-	snprintf(dir, sizeof dir, "%s/snap-fuzz.XXXXXX",
-	    access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
-	MUST(mkdtemp(dir) != NULL);
-	atexit(clean_up);
+	dir = fuzz_directory();
 	snprintf(in, sizeof in, "%s/in", dir);
 	for (i = 0; i < 3; i++)
 		snprintf(im[i], sizeof im[i], "%s/image%d", dir, i);
 	for (i = 0; i < 2; i++)
 		snprintf(out[i], sizeof out[i], "%s/out%d", dir, i);
 	return 0;
-}
-
-/* Files in the directory. */
-static int
-files(void)
-{
-	DIR *d = opendir(dir);
-	struct dirent *e;
-	int n = 0;
-
-	MUST(d != NULL);
-	while ((e = readdir(d)) != NULL)
-		n += e->d_name[0] != '.';
-	closedir(d);
-	return n;
 }
 
 static void
@@ -148,7 +122,7 @@ bounded(int (*verb)(const struct options *), struct options *o, const char *from
 {
 	static char names[2][96];
 	static char *name[2] = { names[0], names[1] };
-	int before = files(), err;
+	int before = fuzz_files(), err;
 
 	strcpy(names[0], from);
 	strcpy(names[1], to);
@@ -159,7 +133,7 @@ bounded(int (*verb)(const struct options *), struct options *o, const char *from
 	err = verb(o);
 	bounds_end(HEAP, TIME_MS);
 	MUST(err == 0 || (err == SNAP_EDATA && messages > 0));
-	MUST(files() == before + (err == 0));
+	MUST(fuzz_files() == before + (err == 0));
 	return err;
 }
 

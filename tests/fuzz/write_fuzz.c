@@ -46,26 +46,13 @@ enum {
 	TWIN			/* noise with another's CRC */
 };
 
-static char dir[64];
+static const char *dir;
 static uint8_t noise[256][PAGE_MAX];
 
 static void
 image_name(char s[96], unsigned i)
 {
 	snprintf(s, 96, "%s/%u", dir, i);
-}
-
-static void
-clean_up(void)
-{
-	char name[96];
-	unsigned i;
-
-	for (i = 0; i < IMAGES; i++) {
-		image_name(name, i);
-		unlink(name);
-	}
-	rmdir(dir);
 }
 
 int
@@ -79,10 +66,7 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
 	crc32c_init();
 	for (i = 0; i < sizeof noise; i += 8)
 		put_le64(&noise[0][0] + i, chance_next(&x));
-	snprintf(dir, sizeof dir, "%s/snap-fuzz.XXXXXX",
-	    access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
-	MUST(mkdtemp(dir) != NULL);
-	atexit(clean_up);
+	dir = fuzz_directory();
 	return 0;
 }
 
