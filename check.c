@@ -14,14 +14,13 @@ static int
 check_stored(struct image *im, unsigned threads, unsigned *faults, struct status *st)
 {
 	uint32_t size = image_ram(im)->page_size;
-	const struct image_footer *foot = image_footer(im);
 	struct image_scan *scan = scan_new(im, threads, faults);
 	struct image_fetch *f;
 	uint64_t seen = 0;
 	unsigned i;
 	int r = SNAP_ESYS, err = 0;
 
-	status_pages(st, "memory", foot->stored + foot->ancestor, size);
+	status_pages(st, "memory", image_with_bytes(im), size);
 	while (scan != NULL && err == 0 && (r = scan_next(scan, &f)) == 1) {
 		if (f->req.error != 0)
 			err = fetch_check(f);
@@ -36,7 +35,7 @@ check_stored(struct image *im, unsigned threads, unsigned *faults, struct status
 	scan_free(scan);
 	if (err != 0 || r != 0)
 		return SNAP_ESYS;
-	if (*faults == 0 && seen != foot->stored + foot->ancestor) {
+	if (*faults == 0 && seen != image_with_bytes(im)) {
 		snap_warnx("%s: footer and unit table do not agree on the number of pages",
 		    image_path(im));
 		++*faults;

@@ -106,6 +106,8 @@ const char *image_path(const struct image *im);
 const struct ram_map *image_ram(const struct image *im);
 const struct image_header *image_header(const struct image *im);
 const struct image_footer *image_footer(const struct image *im);
+/* Pages that are neither zero nor absent, as the footer tells. */
+uint64_t image_with_bytes(const struct image *im);
 /* The ancestors it names. */
 unsigned image_ancestors(const struct image *im, const struct ancestor **list);
 /*

@@ -8,6 +8,7 @@
 #include "latency.h"
 
 #include <stdio.h>
+#include <time.h>
 
 /* Where the step ends, in microseconds. */
 static uint64_t
@@ -16,6 +17,15 @@ end_of(unsigned i)
 	uint64_t octave = UINT64_C(1) << i / LATENCY_STEPS, step = i % LATENCY_STEPS + 1;
 
 	return octave + (octave * step + LATENCY_STEPS - 1) / LATENCY_STEPS;
+}
+
+int64_t
+now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
 }
 
 void

@@ -6,6 +6,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Nanoseconds of a clock that only goes forward. */
+int64_t now_ns(void);
+
 enum {
 	LATENCY_OCTAVES = 24,	/* up to 16 s; what takes longer counts as that */
 	LATENCY_STEPS = 4	/* of each octave */

@@ -25,14 +25,13 @@ static int
 send_stored(struct image *im, struct stream_out *out, unsigned threads, uint64_t *sent,
     struct status *st)
 {
-	const struct image_footer *foot = image_footer(im);
 	uint32_t size = image_ram(im)->page_size;
 	struct image_scan *scan = scan_new(im, threads, NULL);
 	struct image_fetch *f;
 	unsigned i;
 	int r = SNAP_ESYS, err = 0;
 
-	status_pages(st, "memory", foot->stored + foot->ancestor, size);
+	status_pages(st, "memory", image_with_bytes(im), size);
 	while (scan != NULL && err == 0 && (r = scan_next(scan, &f)) == 1) {
 		err = fetch_check(f);
 		for (i = 0; i < f->n && err == 0; i++)
@@ -53,7 +52,6 @@ send_stored(struct image *im, struct stream_out *out, unsigned threads, uint64_t
 static int
 send_zero(struct image *im, struct stream_out *out, uint64_t sent)
 {
-	const struct image_footer *f = image_footer(im);
 	uint64_t page, entry, stored = 0;
 	int state, err = 0;
 
@@ -67,7 +65,7 @@ send_zero(struct image *im, struct stream_out *out, uint64_t sent)
 		else
 			stored++;
 	}
-	if (err == 0 && (stored != sent || sent != f->stored + f->ancestor)) {
+	if (err == 0 && (stored != sent || sent != image_with_bytes(im))) {
 		snap_warnx("%s: page table and unit table do not agree", image_path(im));
 		err = SNAP_EDATA;
 	}

@@ -60,13 +60,6 @@ next_page(void *arg, uint64_t *page, int *state, uint64_t *entry)
 	return 0;
 }
 
-/* Pages that are neither zero nor absent. */
-static uint64_t
-with_bytes(const struct image *im)
-{
-	return image_footer(im)->stored + image_footer(im)->ancestor;
-}
-
 static int
 copy_pages(struct optimize *z)
 {
@@ -78,7 +71,7 @@ copy_pages(struct optimize *z)
 	uint8_t *room;
 	int r = SNAP_ESYS, err = 0;
 
-	status_pages(&z->st, "memory", with_bytes(z->im), size);
+	status_pages(&z->st, "memory", image_with_bytes(z->im), size);
 	if (scan != NULL)
 		scan_order(scan, next_page, z);
 	while (scan != NULL && err == 0 && (r = scan_next(scan, &f)) == 1) {
@@ -96,7 +89,7 @@ copy_pages(struct optimize *z)
 			err = check_signals(z->opt->file[1]);
 	}
 	scan_free(scan);
-	if (err == 0 && r == 0 && n != with_bytes(z->im)) {
+	if (err == 0 && r == 0 && n != image_with_bytes(z->im)) {
 		snap_warnx("%s: page table and footer do not agree", image_path(z->im));
 		return SNAP_EDATA;
 	}

@@ -59,7 +59,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "bytes.h"
@@ -417,15 +416,6 @@ is_coming(const struct server *p, uint64_t h)
 }
 
 /* ---- what is asked for ---- */
-
-static int64_t
-now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
-}
 
 static int
 add_request(struct server *p, const struct rp_msg *m)
@@ -1376,13 +1366,6 @@ resume(struct server *p)
 	return await(p, RP_RESUME_ACK, &m);
 }
 
-/* Pages that are neither zero nor absent. */
-static uint64_t
-with_bytes(const struct server *p)
-{
-	return image_footer(p->im)->stored + image_footer(p->im)->ancestor;
-}
-
 /* The end of the section and of the stream, when all has been sent. */
 static int
 finish(struct server *p)
@@ -1392,7 +1375,7 @@ finish(struct server *p)
 	int err;
 
 	/* What was forgotten would be zero in the guest, and nobody would notice. */
-	if (p->stored_sent != with_bytes(p)) {
+	if (p->stored_sent != image_with_bytes(p->im)) {
 		snap_warnx("%s: page table and unit table do not agree",
 		    image_path(p->im));
 		return SNAP_EDATA;
@@ -1465,7 +1448,7 @@ sort_early(struct server *p)
 static int
 start(struct server *p)
 {
-	uint64_t stored = with_bytes(p);
+	uint64_t stored = image_with_bytes(p->im);
 	int err;
 
 	p->goal = stored / 100 * (unsigned)p->opt->percent +
@@ -1494,7 +1477,7 @@ serve(struct server *p)
 	if ((err = p->opt->resume ? resume(p) : start(p)) != 0)
 		return err;
 	p->serving = 1;
-	status_pages(p->st, "serving", with_bytes(p) - p->stored_sent, p->ram->page_size);
+	status_pages(p->st, "serving", image_with_bytes(p->im) - p->stored_sent, p->ram->page_size);
 	if ((err = out_begin(&p->out, SECTION_PART)) != 0)
 		return err;
 	if (flags < 0 || fcntl(STDOUT_FILENO, F_SETFL, flags | O_NONBLOCK) < 0) {

@@ -952,3 +952,9 @@ image_footer(const struct image *im)
 {
 	return &im->foot;
 }
+
+uint64_t
+image_with_bytes(const struct image *im)
+{
+	return im->foot.stored + im->foot.ancestor;
+}
