@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "codec.h"
 #include "crc32c.h"
 #include "options.h"
 #include "status.h"
@@ -164,7 +165,11 @@ main(int argc, char **argv)
 		return -err;
 	}
 	if (o.help || o.version) {
-		fputs(o.help ? usage : "qemu-snap " SNAP_VERSION "\n", stdout);
+		if (o.help)
+			fputs(usage, stdout);
+		else
+			printf("qemu-snap %s\ncompression: %s\n", SNAP_VERSION,
+			    codec_numbered(CODEC_ZSTD) != NULL ? "zstd" : "none");
 		err = close_stdout(0);
 		if (o.verb != VERB_NONE)
 			part_in_peace(&o);

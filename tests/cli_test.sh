@@ -71,7 +71,8 @@ out" "$(ls -A)"
 test_help_and_version() {
 	run "$SNAP" -V
 	expect 0 ""
-	assertEquals "$(sed -n 's/.*SNAP_VERSION.*"\(.*\)"/qemu-snap \1/p' "$TOP/snap.h")" "$(cat out)"
+	assertEquals "$(sed -n 's/.*SNAP_VERSION.*"\(.*\)"/qemu-snap \1/p' "$TOP/snap.h")" "$(sed -n 1p out)"
+	assertEquals "compression: $(has_zstd && echo zstd || echo none)" "$(sed -n 2p out)"
 	run "$SNAP" --help
 	expect 0 ""
 	assertTrue "fits one screen" "[ $(wc -l <out) -le 40 ]"
