@@ -238,11 +238,13 @@ show(struct status *st, int64_t now)
 
 /* ---- for programs ---- */
 
-/* Nobody is there any more, or has half a line now: say nothing from now on. */
+/* Nobody is there any more, or has half a line now: say nothing from now on.  Stdin, stdout and
+ * stderr stay open, or a file opened later would get the messages. */
 static void
 stop_telling(struct status *st)
 {
-	close(st->fd);
+	if (st->fd > STDERR_FILENO)
+		close(st->fd);
 	st->fd = -1;
 }
 

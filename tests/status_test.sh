@@ -542,6 +542,15 @@ test_descriptors_that_will_not_do() {
 	told err "done 0" >/dev/null
 	"$SNAP" --status-fd=2 save i <s 2>&-
 	assertEquals "stderr closed" 0 $?
+	# If nobody reads it any more, it becomes no file's descriptor: the image has no messages.
+	"$SNAP" --reproducible save want <s
+	python3 -c 'import os, sys
+r, w = os.pipe()
+os.close(r)
+os.dup2(w, 2)
+os.execvp(sys.argv[1], sys.argv[1:])' "$SNAP" --reproducible --trace --status-fd=2 save i <s
+	assertEquals "stderr that nobody reads" 0 $?
+	assertTrue "the image" "cmp want i"
 	# Whatever is wrong, a source is drained, and a destination told.
 	for fd in 1 7 x; do
 		(head -c 3000000 /dev/zero && echo through >fed) |
