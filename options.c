@@ -8,6 +8,8 @@
  */
 #include "options.h"
 
+#include <sys/stat.h>
+
 #include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -261,6 +263,16 @@ set_status_fd(struct options *o, const struct option *opt, const char *value)
 	return 0;
 }
 
+/* Does the descriptor lead to the same place as stdout? */
+static int
+is_stdout(int fd)
+{
+	struct stat a, b;
+
+	return fstat(fd, &a) == 0 && fstat(STDOUT_FILENO, &b) == 0 && a.st_dev == b.st_dev &&
+	    a.st_ino == b.st_ino && !S_ISCHR(b.st_mode);
+}
+
 static int
 set_form(struct options *o, const struct option *opt, const char *s)
 {
@@ -512,7 +524,8 @@ check_words(const struct options *o, const char *verb, uint64_t seen)
 		return SNAP_ESYS;
 	}
 	if ((o->verb == VERB_SAVE || o->verb == VERB_LOAD) &&
-	    (o->status_fd == STDIN_FILENO || o->status_fd == STDOUT_FILENO)) {
+	    (o->status_fd == STDIN_FILENO || o->status_fd == STDOUT_FILENO ||
+	    (o->verb == VERB_LOAD && o->status_fd >= 0 && is_stdout(o->status_fd)))) {
 		snap_warnx("--status-fd=%d: there the stream goes, or the answer to it",
 		    o->status_fd);
 		return SNAP_ESYS;

@@ -529,6 +529,10 @@ test_descriptors_that_will_not_do() {
 		assertEquals 1 $?
 		assertContains "$(cat err)" "qemu-snap: --status-fd=0: there the stream goes"
 	done
+	# A line within the stream would be worse than none.
+	"$SNAP" --status-fd=3 load x 3>&1 2>err </dev/null | od -An -tx1 >bytes
+	assertContains "$(cat err)" "qemu-snap: --status-fd=3: there the stream goes"
+	assertEquals " ff ff ff ff" "$(cat bytes)"
 	refused "--progress: not for info" --progress info x
 	refused "--status-fd: not for info" --status-fd=2 info x
 	# stdout of check, and stderr, are free to take it.
