@@ -73,7 +73,8 @@ have_std_files(void)
 
 /*
  * QEMU starts its commands with signals blocked (7.2 and later).  A closed pipe
- * and a file too large are errors like others here.
+ * and a file too large are errors like others here.  A message to a terminal in whose
+ * background QEMU runs must not stop us (stty tostop): its guest would stand still.
  */
 static void
 set_signals(void)
@@ -87,6 +88,8 @@ set_signals(void)
 	sigemptyset(&sa.sa_mask);
 	sigaction(SIGPIPE, &sa, NULL);
 	sigaction(SIGXFSZ, &sa, NULL);
+	if (!isatty(STDIN_FILENO))
+		sigaction(SIGTTOU, &sa, NULL);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 }

@@ -292,6 +292,41 @@ test_a_line_on_the_terminal() {
 	assertContains "behind, but told to" "$(cat raw)" "save, memory"
 }
 
+# Where those in the background are stopped when they write (stty tostop), a save must not be: the
+# guest would stand still.
+test_no_message_stops_a_save() {
+	mk s
+	cat >tostop.py <<-'END'
+		import fcntl, os, signal, sys, termios, time
+		master, slave = os.openpty()
+		modes = termios.tcgetattr(slave)
+		modes[3] |= termios.TOSTOP
+		termios.tcsetattr(slave, termios.TCSANOW, modes)
+		os.setsid()
+		fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+		signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+		pid = os.fork()
+		if pid == 0:
+		    os.setpgid(0, 0)
+		    os.dup2(slave, 2)
+		    os.execvp(sys.argv[1], sys.argv[1:])
+		end = time.time() + 20
+		while True:
+		    os.kill(pid, signal.SIGUSR1)
+		    done, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
+		    if done or time.time() > end:
+		        break
+		    time.sleep(0.01)
+		if not done or os.WIFSTOPPED(status):
+		    os.kill(pid, signal.SIGKILL)
+		sys.exit(98 if not done else 97 if os.WIFSTOPPED(status) else status >> 8)
+	END
+	(sleep 1; cat s) | python3 tostop.py "$SNAP" save i
+	assertEquals 0 $?
+	run "$SNAP" check i
+	expect 0 ""
+}
+
 test_the_line_makes_room_for_messages() {
 	mk s --block=a:12000 --zero=0 --json=1000
 	# A line was there before each of them.
