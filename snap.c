@@ -49,6 +49,7 @@ static const char usage[] =
 "       --cache=MODE             writeback (default), none, writethrough,\n"
 "                                directsync, unsafe (no syncs)\n"
 "       --aio=threads[,N]        size of the thread pool (1 to 4)\n"
+"all but info and diff:\n"
 "       --progress               tell how far it is without a terminal\n"
 "       --status-fd=N            the same for programs, to descriptor N\n"
 "all:   -V, --version   -h, --help\n"
