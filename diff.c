@@ -30,6 +30,7 @@ static const char *const kind_name[KINDS] = { "changed", "appeared", "became-zer
 /* A block, in the image or the images that have it. */
 struct row {
 	const struct ram_block *a, *b;	/* NULL: not in this one */
+	const char *left_out;	/* of "A", "B" or "both", or NULL: see image_left_out() */
 	uint64_t n[KINDS];	/* pages */
 };
 
@@ -78,6 +79,13 @@ struct diff {
 	const struct image *holder_a, *holder_b;	/* asked about last, */
 	int same_holder;	/* and the answer */
 };
+
+/* Is there something to compare? */
+static int
+is_compared(const struct row *r)
+{
+	return r->a != NULL && r->b != NULL && r->left_out == NULL;
+}
 
 /* ---- for people and for programs ---- */
 
@@ -154,7 +162,7 @@ print_json_row_end(const struct diff *d, const struct row *r)
 	if (d->opt->list)
 		fputs(d->listed ? "\n    ]" : "]", stdout);
 	fputs(", ", stdout);
-	if (r->a != NULL && r->b != NULL)
+	if (is_compared(r))
 		print_json_pages(r->n);
 	else
 		fputs("\"pages\": null", stdout);
@@ -192,12 +200,19 @@ print_counts(const uint64_t n[KINDS])
 	    (unsigned long long)n[APPEARED], (unsigned long long)n[BECAME_ZERO]);
 }
 
+/* A block that has no counts. */
 static void
-print_only(const struct ram_block *b, const char *where)
+print_only(const struct row *r)
 {
+	const struct ram_block *b = r->a != NULL ? r->a : r->b;
+
 	printf("%12s %12s %12s  ", "-", "-", "-");
 	print_name(b->id);
-	printf(", only in %s: %llu bytes\n", where, (unsigned long long)b->len);
+	if (r->left_out != NULL)
+		printf(", left out of %s by x-ignore-shared\n", r->left_out);
+	else
+		printf(", only in %s: %llu bytes\n", r->b == NULL ? "A" : "B",
+		    (unsigned long long)b->len);
 }
 
 static void
@@ -209,8 +224,8 @@ print_table(const struct diff *d)
 		putchar('\n');
 	printf("%12s %12s %12s  block\n", "changed", "appeared", "became zero");
 	for (r = d->row; r < d->row + d->nrow; r++) {
-		if (r->b == NULL || r->a == NULL) {
-			print_only(r->b == NULL ? r->a : r->b, r->b == NULL ? "A" : "B");
+		if (!is_compared(r)) {
+			print_only(r);
 			continue;
 		}
 		print_counts(r->n);
@@ -419,6 +434,24 @@ compare_block(struct diff *d, uint64_t npages)
 	return d->ring != NULL ? drain(d) : 0;
 }
 
+/* Did x-ignore-shared leave a block that both have out of one?  Then all of it would seem to have
+ * changed. */
+static int
+find_left_out(struct diff *d, struct row *r)
+{
+	static const char *const where[] = { NULL, "A", "B", "both" };
+	int a, b;
+
+	if (r->a == NULL || r->b == NULL)
+		return 0;
+	if ((a = image_left_out(d->a.im, r->a)) < 0)
+		return a;
+	if ((b = image_left_out(d->b.im, r->b)) < 0)
+		return b;
+	r->left_out = where[a + 2 * b];
+	return 0;
+}
+
 static int
 do_row(struct diff *d, struct row *r)
 {
@@ -427,9 +460,11 @@ do_row(struct diff *d, struct row *r)
 
 	d->now = r;
 	d->listed = 0;
+	if ((err = find_left_out(d, r)) != 0)
+		return err;
 	if (d->opt->json && d->opt->list)
 		print_json_row(d, r);
-	if (r->a != NULL && r->b != NULL) {
+	if (is_compared(r)) {
 		len = r->a->len < r->b->len ? r->a->len : r->b->len;
 		if ((err = compare_block(d, len / d->page_size)) != 0)
 			return err;

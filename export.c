@@ -152,15 +152,10 @@ chosen_block(const struct export *x)
 static int
 check_shared(const struct export *x, const struct ram_block *b)
 {
-	uint64_t page = b->first, entry;
-	int state;
+	int r = image_left_out(x->im, b);
 
-	if (!(image_footer(x->im)->flags & IMAGE_IGNORE_SHARED))
-		return 0;
-	if ((state = image_next_present(x->im, &page, &entry)) < 0)
-		return state;
-	if (state != PAGE_ABSENT && page - b->first < b->len / x->ram->page_size)
-		return 0;
+	if (r <= 0)
+		return r;
 	snap_warnx("%s: has no page of block %s: x-ignore-shared left it out",
 	    image_path(x->im), b->id);
 	return SNAP_ESYS;

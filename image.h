@@ -129,6 +129,9 @@ int image_crc(struct image *im, uint64_t page, int state, uint64_t entry, uint32
 const struct image *image_holder(const struct image *im, int state, uint64_t entry);
 /* Are both the same file? */
 int image_is_same(const struct image *a, const struct image *b);
+/* Did x-ignore-shared leave the block out?  Then it has no page, and nobody knows what was in it.
+ * 1, 0 or < 0. */
+int image_left_out(struct image *im, const struct ram_block *b);
 /* Count pages from ... from + n - 1 by their states.  Nothing is read for those of which a
  * node, or the root, tells. */
 int image_count(struct image *im, uint64_t from, uint64_t n, uint64_t count[4]);

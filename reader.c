@@ -382,6 +382,19 @@ image_next_bytes(struct image *im, uint64_t *page, uint64_t end, uint64_t *entry
 }
 
 int
+image_left_out(struct image *im, const struct ram_block *b)
+{
+	uint64_t page = b->first, entry;
+	int state;
+
+	if (!(im->foot.flags & IMAGE_IGNORE_SHARED))
+		return 0;
+	if ((state = image_next_present(im, &page, &entry)) < 0)
+		return state;
+	return state == PAGE_ABSENT || page - b->first >= b->len / im->head.page_size;
+}
+
+int
 image_count(struct image *im, uint64_t from, uint64_t n, uint64_t count[4])
 {
 	uint64_t end = from + n, leaf, span, next;

@@ -182,6 +182,31 @@ test_blocks_of_other_lengths_end_where_the_shorter_one_does() {
 }
 
 # Few pages have bytes, and the blocks begin anywhere in the bytes of a leaf.
+# Nobody knows what was in a block that was left out: it has not become zero.
+test_a_block_that_was_left_out() {
+	mk s --block=shared:300 --block=b:20 --json=2000
+	python3 "$TOOLS/mapped.py" --make s part shared=1 omit=1
+	save whole s
+	run "$SNAP" import part part.snap
+	expect 0 ""
+	for pair in "whole part.snap B" "part.snap whole A" "part.snap part.snap both"; do
+		# shellcheck disable=SC2086
+		set -- $pair
+		differ "$1" "$2" --list
+		assertEquals "$pair" "" "$(ranges)"
+		assertEquals "           -            -            -  shared, left out of $3 by x-ignore-shared
+           0            0            0  b
+           0            0            0  total" "$(rows)"
+		for list in "" --list; do
+			differ "$1" "$2" --json $list
+			assertEquals "null 0" "$(python3 -c 'import json
+d = json.load(open("out"))
+assert d["blocks"][0]["length-a"] == d["blocks"][0]["length-b"] == 300 * 4096
+print("null" if d["blocks"][0]["pages"] is None else "counts", sum(d["pages"].values()))')"
+		done
+	done
+}
+
 test_many_small_blocks() {
 	set --
 	for i in $(seq 200); do
