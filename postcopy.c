@@ -1484,6 +1484,7 @@ serve(struct server *p)
 		snap_warn(errno, "stdout");
 		return SNAP_ESYS;
 	}
+	p->out.returns = 1;
 	if ((err = pump(p)) == 0)
 		err = finish(p);
 	/* The description may be shared with others, who do not expect this. */

@@ -202,12 +202,6 @@ waits(int fd, int ms, void (*fn)(void *), void *arg)
 	return r != 0;
 }
 
-/* On a descriptor that does not block: QEMU never makes ours so, others may. */
-static void
-wait_for_input(int fd)
-{
-	stream_waits(fd, -1);
-}
 
 /* Read once, at most max bytes: > 0, 0 at the end of input, or SNAP_ESYS. */
 static int
@@ -224,8 +218,9 @@ fill(struct stream_in *s, size_t max)
 	if (max > BUFFER - s->len)
 		max = BUFFER - s->len;
 	while ((n = read(s->fd, s->buf + s->len, max)) < 0) {
+		/* QEMU never makes ours so, others may. */
 		if (would_block(errno)) {
-			wait_for_input(s->fd);
+			waits(s->fd, -1, s->on_signal, s->on_signal_arg);
 			continue;
 		}
 		if (errno != EINTR) {
@@ -1271,7 +1266,7 @@ drain(int fd, void (*fn)(void *), void *arg)
 		if (n == 0 || (n < 0 && errno != EINTR && !would_block(errno)))
 			return;
 		if (n < 0 && errno != EINTR)
-			wait_for_input(fd);
+			waits(fd, -1, fn, arg);
 		else if (n < 0 && fn != NULL)
 			fn(arg);
 	}
@@ -1403,6 +1398,7 @@ out_init(struct stream_out *o, int fd, const struct ram_map *ram)
 	o->first = o->niov = 0;
 	o->max_iov = max > 0 && max < OUT_IOV ? (int)max : OUT_IOV;
 	o->nsmall = 0;
+	o->returns = 0;
 	o->on_signal = NULL;
 	o->on_signal_arg = NULL;
 }
@@ -1420,6 +1416,18 @@ out_pending(const struct stream_out *o)
 	return o->first < o->niov;
 }
 
+/* Others may have made ours such that it does not block. */
+static void
+wait_for_room(const struct stream_out *o)
+{
+	struct pollfd p;
+
+	p.fd = o->fd;
+	p.events = POLLOUT;
+	if (poll(&p, 1, -1) < 0 && errno == EINTR && o->on_signal != NULL)
+		o->on_signal(o->on_signal_arg);
+}
+
 int
 out_flush(struct stream_out *o)
 {
@@ -1433,8 +1441,12 @@ out_flush(struct stream_out *o)
 					o->on_signal(o->on_signal_arg);
 				continue;
 			}
-			if (would_block(errno))
-				return 1;
+			if (would_block(errno)) {
+				if (o->returns)
+					return 1;
+				wait_for_room(o);
+				continue;
+			}
 			if (o->name != NULL)
 				snap_warn(errno, "%s: write", o->name);
 			else if (errno == EPIPE)

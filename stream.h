@@ -158,6 +158,7 @@ struct stream_out {
 	struct iovec iov[OUT_IOV];
 	size_t nsmall;
 	uint8_t small[OUT_SMALL];
+	int returns;			/* out_flush() does not wait where fd would block */
 	void (*on_signal)(void *);	/* or NULL */
 	void *on_signal_arg;
 };
@@ -165,11 +166,11 @@ struct stream_out {
 void out_init(struct stream_out *o, int fd, const struct ram_map *ram);
 /* Call fn(arg) whenever a signal interrupts a write that waits. */
 void out_on_signal(struct stream_out *o, void (*fn)(void *), void *arg);
-/* Write all that waits.  0, 1: fd would block, or SNAP_ESYS, reported. */
+/* Write all that waits.  0, 1: fd would block, if o->returns is set, or SNAP_ESYS, reported. */
 int out_flush(struct stream_out *o);
 /* Is anything waiting? */
 int out_pending(const struct stream_out *o);
-/* Functions below flush when there is no more room; on a non-blocking fd the
+/* Functions below flush when there is no more room; with o->returns set the
  * caller sees to it that there is.  0 or SNAP_ESYS. */
 int out_copy(struct stream_out *o, const void *buf, size_t len);
 /* A command with len bytes of payload. */

@@ -150,6 +150,41 @@ test_a_page_server_answers() {
 	assertContains "$(tail -n 1 told)" "asked for"
 }
 
+# Whoever started us may have made our pipes such that they do not block.
+test_pipes_that_do_not_block() {
+	mk s --block=a:3000 --json=1000
+	save i s
+	"$SNAP" load i >want
+	cat >open.py <<-'END'
+		import os, signal, subprocess, sys, time
+		def until(what):
+		    end = time.time() + 10
+		    while not what() and time.time() < end:
+		        time.sleep(0.02)
+		    assert what(), open("err").read()
+		r, w = os.pipe()
+		os.set_blocking(r, False)
+		p = subprocess.Popen([sys.argv[1], "save", "j"], stdin=r, stderr=open("err", "w"),
+		    preexec_fn=lambda: signal.signal(signal.SIGUSR1, signal.SIG_IGN))
+		os.write(w, open("s", "rb").read(60000))
+		until(lambda: p.send_signal(signal.SIGUSR1) or "save, memory: " in open("err").read())
+		p.terminate()
+		until(lambda: "signal 15: given up" in open("err").read())
+		os.close(w)
+		assert p.wait() == 1
+		r, w = os.pipe()
+		os.set_blocking(w, False)
+		p = subprocess.Popen([sys.argv[1], "load", "i"], stdout=w, stdin=subprocess.DEVNULL)
+		os.close(w)
+		time.sleep(0.3)
+		got = os.fdopen(r, "rb").read()
+		assert p.wait() == 0, p.returncode
+		assert got == open("want", "rb").read()
+	END
+	python3 open.py "$SNAP" 2>said
+	assertEquals "$(tail -n 3 said)" 0 $?
+}
+
 # ---- storms: hundreds of signals, and nothing is lost or begun anew ----
 
 # stormy COMMAND...: it must have had hundreds of signals.
