@@ -103,8 +103,12 @@ check_one(const char *path, const struct options *o, struct status *st)
 	if ((im = image_open(path, o->io_flags, &err)) == NULL)
 		return err;
 	if ((err = check_tables(im, !o->quick, &faults, st)) == 0 &&
-	    (err = image_open_ancestors(im)) == 0 && !o->quick)
-		err = check_stored(im, options_threads(o, 0), &faults, st);
+	    (err = image_open_ancestors(im)) == 0) {
+		if (!o->quick)
+			err = check_stored(im, options_threads(o, 0), &faults, st);
+		else if (faults == 0)
+			err = image_check_references(im, &faults);
+	}
 	if (faults > 0) {
 		say_damaged(im, faults);
 		err = SNAP_EDATA;

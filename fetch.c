@@ -169,25 +169,37 @@ find_in_ancestor(struct image *im, uint64_t page, uint64_t entry, struct image *
 }
 
 int
-fetch_add(struct image_fetch *f, uint64_t page, int state, uint64_t entry)
+fetch_locate(struct image *im, uint64_t page, int state, uint64_t entry, struct image **from,
+    struct place *at)
 {
-	size_t size = f->im->head.page_size;
-	struct image *im = f->im;
 	uint64_t slot = entry;
-	struct place at;
 	int err;
 
+	*from = im;
 	if (state == PAGE_ANCESTOR &&
-	    (err = find_in_ancestor(f->im, page, entry, &im, &slot)) != 0)
+	    (err = find_in_ancestor(im, page, entry, from, &slot)) != 0)
 		return err;
-	if ((err = image_locate(im, slot, &at)) != 0)
+	if ((err = image_locate(*from, slot, at)) != 0)
 		return err;
-	if (at.page != page || (state == PAGE_ANCESTOR && at.crc != entry_crc(entry))) {
-		image_bad_page(im, page, at.page != page ?
+	if (at->page != page || (state == PAGE_ANCESTOR && at->crc != entry_crc(entry))) {
+		image_bad_page(*from, page, at->page != page ?
 		    "page table and unit table do not agree" :
 		    "is not what it was when another image was based on it");
 		return SNAP_EDATA;
 	}
+	return 0;
+}
+
+int
+fetch_add(struct image_fetch *f, uint64_t page, int state, uint64_t entry)
+{
+	size_t size = f->im->head.page_size;
+	struct image *im;
+	struct place at;
+	int err;
+
+	if ((err = fetch_locate(f->im, page, state, entry, &im, &at)) != 0)
+		return err;
 	f->from[f->n].unit = RAW_PAGE;
 	if (at.unit.codec == CODEC_RAW)
 		add_run(f, im->data_fd, fetch_data(f, f->n), size, at.unit.off + at.k * size);

@@ -83,6 +83,10 @@ uint64_t image_leaf_at(const struct node *n, uint32_t i);
 uint64_t image_units(const struct image *im);
 /* Where the page in slot lies; checked against the page's own entry. */
 int image_locate(struct image *im, uint64_t slot, struct place *at);
+/* The same for a page that image_lookup() tells this of, stored or in an ancestor, and the image
+ * in which it lies.  (fetch.c) */
+int fetch_locate(struct image *im, uint64_t page, int state, uint64_t entry, struct image **from,
+    struct place *at);
 /* NULL, or what is wrong with the record of a unit. */
 const char *image_unit_fault(const struct image *im, const struct unit_record *r);
 /* May pages be coded in it? */

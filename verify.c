@@ -229,6 +229,31 @@ check_pages(struct image *im, unsigned *faults)
 	return 0;
 }
 
+int
+image_check_references(struct image *im, unsigned *faults)
+{
+	uint64_t page = 0, entry;
+	struct image *from;
+	struct place at;
+	int st, err;
+
+	if (im->foot.ancestor == 0)
+		return 0;
+	image_keep_few_leaves(im);
+	while ((st = image_next_bytes(im, &page, im->ram.npages, &entry)) != PAGE_ABSENT) {
+		if (st < 0)
+			return st;
+		if (st == PAGE_ANCESTOR) {
+			err = fetch_locate(im, page, st, entry, &from, &at);
+			if (err != 0 && err != SNAP_EDATA)
+				return err;
+			*faults += err != 0;
+		}
+		page++;
+	}
+	return 0;
+}
+
 void
 image_on_read(struct image *im, void (*fn)(void *arg, size_t len), void *arg)
 {

@@ -136,7 +136,6 @@ qemu-snap: a: block m offset 0x1000: page fails its checksum (file offset 8192)
 qemu-snap: a: damaged: 2 faults"
 	assertEquals "a.good: good, 4 pages stored
 4 images: 1 good, 3 damaged or not understood, 0 not to be checked" "$(cat out)"
-	# Another image under the name of an ancestor, with its UUID, that never had the pages.
 	rm b
 	run "$SNAP" check --quick c
 	assertEquals "the ancestor is not there" "1 " "$status $(cat out)"
@@ -170,6 +169,34 @@ test_a_quick_check_finds_all_but_pages() {
 			        print(at, code)
 		END
 		assertEquals "$codec" "0 " "$? $(cat missed)"
+	done
+}
+
+# Nor may the tables of an ancestor that tell where the pages are be damaged.
+test_a_quick_check_looks_into_the_tables_of_ancestors() {
+	python3 "$TOOLS/pagestream.py" 4096 m:8 0=r0 1=r1 2=r2 3=r3 >s
+	save a s
+	python3 "$TOOLS/pagestream.py" 4096 m:8 0=r0 1=r1 2=r2 3=r4 >t
+	save b t --base=a
+	run "$SNAP" check --quick b
+	expect 0 ""
+	assertEquals "b: tables good, 1 page stored, 3 in ancestors, not read" "$(cat out)"
+	cp a a.good
+	for table in 2 3; do	# where units lie, and pages
+		at=$(python3 -c 'import sys
+sys.dont_write_bytecode = True
+sys.path.insert(0, sys.argv[1])
+import readimg
+s = readimg.Image("a.good").sections[int(sys.argv[2])]
+print(s.offset, s.offset + s.length - 1)' "$TESTS" $table)
+		cp a.good a
+		poke a "${at#* }" 125
+		bad="qemu-snap: a: offset ${at% *}: table part fails its checksum"
+		run "$SNAP" check --quick b
+		expect 2 "$bad
+$bad
+$bad
+qemu-snap: b: damaged: 0 faults of its own, 3 in ancestors"
 	done
 }
 
