@@ -35,7 +35,8 @@ enum {
 	LOOK_BYTES = 64 << 10,	/* between two looks at the clock */
 	NAME_BYTES = LINE_MAX_BYTES / 4,	/* of an image, in a line for programs */
 	COLUMNS = 79,
-	NAME_COLUMNS = 12	/* of it in a line on the terminal, at least */
+	NAME_COLUMNS = 12,	/* of it in a line on the terminal, at least */
+	NAME_PLAIN = 1800	/* of it in other lines: those of messages end at 2 KiB */
 };
 
 #define MS		INT64_C(1000000)
@@ -187,21 +188,31 @@ describe(const struct status *st, char *buf, size_t size, int64_t now)
 	return n;
 }
 
-/* The line on the terminal: of a long name, the end. */
-static void
-show_line(const struct status *st, int64_t now)
+/* Of a name longer than room, the end, behind dots. */
+static const char *
+shorten(const char *name, size_t room, const char **dots)
 {
-	char what[COLUMNS + 1], line[COLUMNS + 1];
-	size_t len = strlen(st->path), n = describe(st, what, sizeof what, now), room;
-	const char *name = st->path, *dots = "";
+	size_t len = strlen(name);
 
-	room = n + 2 + NAME_COLUMNS < COLUMNS ? COLUMNS - 2 - n : NAME_COLUMNS;
+	*dots = "";
 	if (len > room) {
-		dots = "...";
+		*dots = "...";
 		name += len - (room - 3);
 		while (((unsigned char)*name & 0xc0) == 0x80)	/* no half characters */
 			name++;
 	}
+	return name;
+}
+
+static void
+show_line(const struct status *st, int64_t now)
+{
+	char what[COLUMNS + 1], line[COLUMNS + 1];
+	size_t n = describe(st, what, sizeof what, now), room;
+	const char *name, *dots;
+
+	room = n + 2 + NAME_COLUMNS < COLUMNS ? COLUMNS - 2 - n : NAME_COLUMNS;
+	name = shorten(st->path, room, &dots);
 	append(line, sizeof line, 0, "%s%s: %s", dots, name, what);
 	snap_line(line);
 }
@@ -209,10 +220,11 @@ show_line(const struct status *st, int64_t now)
 static void
 print_plain(const struct status *st, int64_t now)
 {
+	const char *dots, *name = shorten(st->path, NAME_PLAIN, &dots);
 	char what[128];
 
 	describe(st, what, sizeof what, now);
-	snap_note("%s: %s", st->path, what);
+	snap_note("%s%s: %s", dots, name, what);
 }
 
 /* Whoever works in the background of a terminal does not write on it unless told to. */
@@ -425,13 +437,14 @@ status_end(struct status *st, int err)
 {
 	int64_t now = now_ns();
 	uint64_t s = (uint64_t)(now - st->began) / 1000000000;
+	const char *dots, *name = shorten(st->path, NAME_PLAIN, &dots);
 	char took[32];
 
 	status_answer(st);
 	status_hide(st);
 	if (st->lines == PLAIN_LINES && err == 0) {
 		append_time(took, sizeof took, 0, s);
-		snap_note("%s: %s: done in %s", st->path, options_verb(st->opt), took);
+		snap_note("%s%s: %s: done in %s", dots, name, options_verb(st->opt), took);
 	}
 	tell(st, now, 1, -err);
 	if (st->fd >= 0)

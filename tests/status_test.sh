@@ -638,6 +638,17 @@ os.execvp(sys.argv[1], sys.argv[1:])' "$SNAP" --reproducible --trace --status-fd
 
 # ---- names ----
 
+# However long the name is, the line tells how far it is.
+test_a_name_longer_than_a_message() {
+	mk s
+	save i s
+	long=$(awk 'BEGIN { while (n++ < 1500) printf "./"; print "i" }')
+	run "$SNAP" --progress check "$long"
+	assertEquals 0 "$status"
+	assertContains "$(tail -c 60 err)" "./i: check: done in 0:00"
+	assertContains "$(head -c 30 err)" "qemu-snap: ..."
+}
+
 test_odd_names() {
 	mk s --block=a:12000 --zero=0
 	cat >names.py <<-'END'
