@@ -485,6 +485,7 @@ verb_named(const char *word)
 static int
 check_words(const struct options *o, const char *verb, uint64_t seen)
 {
+	uint64_t n;
 	unsigned i;
 
 	if (o->help || o->version)
@@ -534,6 +535,12 @@ check_words(const struct options *o, const char *verb, uint64_t seen)
 		;
 	if (o->nfile < ARGS && verbs[i].arg[o->nfile] != NULL) {
 		snap_warnx("%s: the name of the %s is missing", verb, verbs[i].arg[o->nfile]);
+		return SNAP_ESYS;
+	}
+	if (o->verb == VERB_LOAD && o->percent >= 0 && o->nfile > 1 &&
+	    plain_number(o->file[0], UINT64_MAX, &n) == 0) {
+		snap_warnx("load: %s is taken for an image: say -p N or --postcopy=N, N from 0 "
+		    "to 100", o->file[0]);
 		return SNAP_ESYS;
 	}
 	if (o->nfile > verbs[i].max) {

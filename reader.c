@@ -45,6 +45,15 @@ tell(struct image *im)
 int
 image_bad(struct image *im, uint64_t off, const char *what)
 {
+	unsigned i;
+
+	/* A damaged part of a table is met for each page that it should tell of. */
+	for (i = 0; i < BAD_OFFSETS && i < im->nbad_off; i++)
+		if (im->bad_off[i] == off) {
+			im->faults++;
+			return SNAP_EDATA;
+		}
+	im->bad_off[im->nbad_off++ % BAD_OFFSETS] = off;
 	if (tell(im))
 		snap_warnx("%s: offset %llu: %s", im->path, (unsigned long long)off, what);
 	return SNAP_EDATA;

@@ -14,6 +14,7 @@
 #include "table.h"
 
 enum {
+	BAD_OFFSETS = 8,
 	UNIT_CACHE = 64,	/* unit leaves kept: 4 MiB */
 	LITTLE_UNITS = 8,	/* of an image that is to keep little */
 	LITTLE_LEAVES = 1 << 20	/* bytes of page leaves of such an image */
@@ -52,6 +53,8 @@ struct image {
 	struct image **anc_image;	/* those opened */
 	unsigned nanc;
 	unsigned told;		/* faults of which the place was printed */
+	uint64_t bad_off[BAD_OFFSETS];	/* the last of these places, in turn */
+	unsigned nbad_off;
 	void (*on_read)(void *arg, size_t len);	/* or NULL */
 	void *on_read_arg;
 	uint64_t faults;	/* all of them */

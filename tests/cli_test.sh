@@ -33,6 +33,9 @@ test_wrong_words() {
 	refused "--aio=threads,65: not threads, threads,N (0 to 64), native or io_uring" --aio=threads,65 save x
 	refused "--page-size=1000: not a power of two from 1024 to 65536" -S 1000 save x
 	refused "--postcopy=101: not a percentage from 0 to 100" --postcopy=101 load x
+	refused "load: 200 is taken for an image: say -p N or --postcopy=N, N from 0 to 100" load -p 200 x
+	refused "load: 60 is taken for an image: say -p N or --postcopy=N, N from 0 to 100" \
+		load --postcopy 60 x
 	refused "--postcopy=: not a percentage from 0 to 100" --postcopy= load x
 	refused "--image-size=0: not a size" -s 0 save x
 	refused "--uuid=12: not a UUID" --uuid=12 load x
