@@ -157,7 +157,7 @@ test_odd_and_hostile_descriptions() {
 		set --
 		[ "$(size_of "$kind.i")" -lt 500000 ] || set -- python3 "$TOOLS/peak.py" peak
 		run "$@" "$SNAP" info --json "$kind.i"
-		[ $# -eq 0 ] || assertTrue "$kind: $(cat peak) KiB" "[ $(cat peak) -lt 32000 ]"
+		[ $# -eq 0 ] || [ "${SANITIZED-}" ] || assertTrue "$kind: $(cat peak) KiB" "[ $(cat peak) -lt 32000 ]"
 		assertEquals "$kind: $(cat err)" 0 "$status"
 		assertContains "$kind" "$(cat out)" "\"description\": \"$said\""
 		run "$SNAP" info "$kind.i"
@@ -458,7 +458,7 @@ test_a_huge_guest() {
 		$(awk 'BEGIN { for (i = 1; i < 10000; i++) print "a:" i * 8192 + 5 "=" }')
 	run python3 "$TOOLS/peak.py" peak "$SNAP" info --json i
 	expect 0 ""
-	assertTrue "$(cat peak) KiB" "[ $(cat peak) -lt 16000 ]"
+	[ "${SANITIZED-}" ] || assertTrue "$(cat peak) KiB" "[ $(cat peak) -lt 16000 ]"
 	assertContains "$(cat out)" '"stored": 1, "ancestor": 0, "zero": 10000, "absent": 268425455}'
 	assertContains "$(cat out)" '"stored": 1, "ancestor": 0, "zero": 0, "absent": 999}'
 }

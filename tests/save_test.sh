@@ -305,7 +305,7 @@ test_odd_ends() {
 	run_on /bin/sh "$SNAP" save i
 	assertEquals 2 "$status"
 	"$SNAP" save i <&- 2>err
-	assertEquals "stdin closed: $(cat err)" 2 $?
+	assertEquals "stdin closed: $(cat err)" 1 $?
 }
 
 # SIGTERM: said at once, the source is drained all the same, no file stays.
