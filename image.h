@@ -151,8 +151,8 @@ int image_step(struct image *im, struct image_walk *w, uint64_t *page, uint64_t 
 /* len bytes at off of a section; unchecked, see image_check_sections(). */
 int image_read(struct image *im, const struct section *s, uint64_t off, void *buf,
     size_t len);
-/* All of a section that is not RAM and not the tail, in memory that the caller frees; NULL and 0:
- * there is none. */
+/* All of a section that is not RAM and not the tail, verified, in memory that the caller frees;
+ * NULL and 0: there is none. */
 int image_section(struct image *im, uint32_t type, uint8_t **buf, size_t *len);
 /* Print "FILE: block B offset N: what" for a page; of many faults, only the first ones. */
 void image_bad_page(struct image *im, uint64_t page, const char *what);

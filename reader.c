@@ -649,19 +649,11 @@ image_read(struct image *im, const struct section *s, uint64_t off, void *buf, s
 int
 image_section(struct image *im, uint32_t type, uint8_t **buf, size_t *len)
 {
-	const struct section *s = footer_section(&im->foot, type);
-
 	*buf = NULL;
 	*len = 0;
-	if (s == NULL)
+	if (footer_section(&im->foot, type) == NULL)
 		return 0;
-	if (s->len > KEPT_MAX || (*buf = malloc((size_t)s->len + 1)) == NULL) {
-		snap_warnx("%s: no memory for a section of %llu bytes", im->path,
-		    (unsigned long long)s->len);
-		return SNAP_ESYS;
-	}
-	*len = (size_t)s->len;
-	return image_read(im, s, 0, *buf, *len);
+	return take_section(im, type, KEPT_MAX, buf, len);
 }
 
 /* ---- open and close ---- */
