@@ -28,10 +28,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "bytes.h"
+#include "latency.h"
 
 /* Types of top-level elements: QEMU_VM_* in migration/savevm.c. */
 enum {
@@ -168,15 +168,6 @@ would_block(int err)
 	return err == EAGAIN || err == EWOULDBLOCK;
 }
 
-static int64_t
-now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
-
 /*
  * As stream_waits(); fn(arg) is called for each signal.  However many of them come, silence for
  * so long is silence: what is sent to us must not make a source look as if it had sent something.
@@ -184,7 +175,7 @@ now_ms(void)
 static int
 waits(int fd, int ms, void (*fn)(void *), void *arg)
 {
-	int64_t end = ms > 0 ? now_ms() + ms : 0, left = ms;
+	int64_t end = now_ns() + (int64_t)ms * 1000000, left = ms;
 	struct pollfd p;
 	int r;
 
@@ -195,13 +186,12 @@ waits(int fd, int ms, void (*fn)(void *), void *arg)
 			fn(arg);
 		if (ms < 0)
 			return 1;
-		left = end - now_ms();
+		left = (end - now_ns()) / 1000000;
 		if (left < 0)
 			left = 0;
 	}
 	return r != 0;
 }
-
 
 /* Read once, at most max bytes: > 0, 0 at the end of input, or SNAP_ESYS. */
 static int
