@@ -193,8 +193,7 @@ optimize(struct optimize *z)
 		    o->file[1]);
 		return SNAP_ESYS;
 	}
-	if (o->base != NULL && ((z->base = image_open(o->base, 0, &err)) == NULL ||
-	    (err = image_open_ancestors(z->base)) != 0))
+	if ((err = store_open_base(o, &z->base)) != 0)
 		return err;
 	if (!o->no_hot && (err = hot_find(&z->hot, z->im)) != 0)
 		return err;

@@ -23,14 +23,25 @@ store_options(const struct options *o, struct image_options *opt)
 	opt->level = o->level;
 }
 
+int
+store_open_base(const struct options *o, struct image **base)
+{
+	int err;
+
+	if (o->base == NULL)
+		return 0;
+	if ((*base = image_open(o->base, 0, &err)) == NULL)
+		return err;
+	return image_open_ancestors(*base);
+}
+
 struct image_writer *
 store_create(const struct options *o, const char *path, struct image **base, int *err)
 {
 	struct image_options opt;
 	struct image_writer *w;
 
-	if (o->base != NULL && ((*base = image_open(o->base, 0, err)) == NULL ||
-	    (*err = image_open_ancestors(*base)) != 0))
+	if ((*err = store_open_base(o, base)) != 0)
 		return NULL;
 	store_options(o, &opt);
 	opt.base = *base;

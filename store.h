@@ -12,6 +12,9 @@
 
 /* What the command line says of an image to be written. */
 void store_options(const struct options *o, struct image_options *opt);
+/* What --base names, with its ancestors, if it is given; the caller closes it, whatever is
+ * returned. */
+int store_open_base(const struct options *o, struct image **base);
 /*
  * A new image at path, and what it is to be based on, which the caller closes after it.  NULL:
  * failed and reported, *err tells how.

@@ -465,21 +465,29 @@ test_a_huge_guest() {
 
 # ---- QEMU ----
 
-# taken_by QEMU: a guest with some devices, saved by an ordinary migration; names, instances and
-# versions are those in QEMU's own description.
-taken_by() {
-	rm -f monitor said stream i
+# migrated SETTING URI QEMU ARG...: a guest that stands still goes to the URI.
+migrated() {
+	setting=$1 uri=$2
+	shift 2
+	rm -f monitor said
 	mkfifo monitor
-	"$1" -S -display none -nodefaults -machine pc -m 32 -device VGA -device e1000 \
-		-device virtio-rng-pci -monitor stdio <monitor >said 2>&1 &
+	"$@" -S -display none -nodefaults -machine pc -m 32 -monitor stdio <monitor >said 2>&1 &
 	vm=$!
 	exec 9>monitor
-	echo "migrate_set_parameter max-bandwidth 100G" >&9
-	echo "migrate -d \"exec:cat >$PWD/stream\"" >&9
+	echo "$setting" >&9
+	echo "migrate -d \"$uri\"" >&9
 	wait_for 60 sh -c 'echo info migrate >&9; grep -q "status: completed" said' || fail "$(cat said)"
 	echo quit >&9
 	exec 9>&-
 	wait $vm
+}
+
+# taken_by QEMU: a guest with some devices, saved by an ordinary migration; names, instances and
+# versions are those in QEMU's own description.
+taken_by() {
+	rm -f stream i
+	migrated "migrate_set_parameter max-bandwidth 100G" "exec:cat >$PWD/stream" \
+		"$1" -device VGA -device e1000 -device virtio-rng-pci
 	save i stream
 	facts_agree i
 	python3 - <<-'END'
@@ -496,17 +504,7 @@ taken_by() {
 
 # A file that QEMU 9 and later writes with mapped-ram is known by its capabilities.
 mapped_by() {
-	rm -f monitor said
-	mkfifo monitor
-	"$1" -S -display none -nodefaults -machine pc -m 32 -monitor stdio <monitor >said 2>&1 &
-	vm=$!
-	exec 9>monitor
-	echo "migrate_set_capability mapped-ram on" >&9
-	echo "migrate -d \"file:$PWD/mapped\"" >&9
-	wait_for 60 sh -c 'echo info migrate >&9; grep -q "status: completed" said' || fail "$(cat said)"
-	echo quit >&9
-	exec 9>&-
-	wait $vm
+	migrated "migrate_set_capability mapped-ram on" "file:$PWD/mapped" "$1"
 	run "$SNAP" info mapped
 	expect 2 "qemu-snap: mapped: not a qemu-snap image: a QEMU migration stream of the form mapped-ram"
 }
