@@ -17,6 +17,7 @@
 #include "options.h"
 #include "postcopy.h"
 #include "preamble.h"
+#include "prologue.h"
 #include "snap.h"
 #include "status.h"
 #include "stream.h"
@@ -284,20 +285,6 @@ enum {
 
 #define MAPPED_ALIGN	(UINT64_C(1) << 20)
 
-/* Any number of bytes. */
-static int
-copy(struct export *x, const uint8_t *p, size_t len)
-{
-	size_t n;
-	int err = 0;
-
-	for (; len > 0 && err == 0; p += n, len -= n) {
-		n = len < OUT_SMALL ? len : OUT_SMALL;
-		err = out_copy(&x->out, p, n);
-	}
-	return err;
-}
-
 /* What follows goes to off of the file. */
 static int
 seek(struct export *x, uint64_t off)
@@ -339,59 +326,12 @@ put_bitmap(struct export *x, const struct extent *e, uint64_t off, uint64_t len)
 	}
 }
 
-/* Where in the prologue the section START of RAM is, and how long. */
-static int
-find_start(const struct export *x, const uint8_t *prologue, size_t n, size_t *at, size_t *len)
-{
-	const struct ram_map *ram = x->ram;
-	uint8_t *p, *start = malloc(64 + ram->nblk * (1 + 255 + 16));
-	const struct ram_block *b;
-	size_t i, name;
-
-	if ((p = start) == NULL) {
-		snap_warn(ENOMEM, "%s", image_path(x->im));
-		return SNAP_ESYS;
-	}
-	*p++ = 1;
-	put_be32(p, ram->sid);
-	memcpy(p + 4, "\003ram\0\0\0\0\0\0\0\004", 12);
-	put_be64(p + 16, ram->npages * ram->page_size | 4);
-	p += 24;
-	for (i = 0; i < ram->nblk; i++) {
-		b = &ram->blk[i];
-		name = strlen(b->id);
-		*p++ = (uint8_t)name;
-		memcpy(p, b->id, name);
-		put_be64(p + name, b->len);
-		p += name + 8;
-		if (ram->has_addr) {
-			put_be64(p, b->addr);
-			p += 8;
-		}
-	}
-	put_be64(p, 16);
-	p[8] = 0x7e;
-	put_be32(p + 9, ram->sid);
-	p += 13;
-	*len = (size_t)(p - start);
-	/* But for the number of the instance, which nobody looked at. */
-	for (*at = 0; *len <= n && *at <= n - *len; ++*at)
-		if (memcmp(prologue + *at, start, 9) == 0 &&
-		    memcmp(prologue + *at + 13, start + 13, *len - 13) == 0) {
-			free(start);
-			return 0;
-		}
-	free(start);
-	snap_warnx("%s: the list of its blocks is not that of its stream", image_path(x->im));
-	return SNAP_EDATA;
-}
-
 /* Write the section with a header behind each block; the pages' places are extents then. */
 static int
 put_start(struct export *x, const uint8_t *start, size_t len, uint64_t at)
 {
 	const struct ram_map *ram = x->ram;
-	size_t n = 25, i;	/* bytes before the first block */
+	size_t n = RAM_START_HEAD, i;
 	uint8_t h[MAPPED_HEAD];
 	uint64_t bitmap, bytes, pages, npages;
 	int err;
@@ -401,7 +341,7 @@ put_start(struct export *x, const uint8_t *start, size_t len, uint64_t at)
 	at += n;
 	for (start += n, len -= n, i = 0; i < ram->nblk; i++, start += n, len -= n) {
 		npages = ram->blk[i].len / ram->page_size;
-		n = strlen(ram->blk[i].id) + 9 + (ram->has_addr ? 8 : 0);
+		n = prologue_entry(ram, &ram->blk[i]);
 		bitmap = at + n + sizeof h;
 		bytes = (npages + 63) / 64 * 8;
 		pages = (bitmap + bytes + MAPPED_ALIGN - 1) / MAPPED_ALIGN * MAPPED_ALIGN;
@@ -428,11 +368,11 @@ put_mapped(struct export *x, const uint8_t *pre, size_t pre_len, const uint8_t *
 	size_t at, len;
 	int err;
 
-	if ((err = find_start(x, pro, pro_len, &at, &len)) == 0 &&
-	    (err = copy(x, pre, pre_len)) == 0 &&
-	    (err = copy(x, pro, at)) == 0 &&
+	if ((err = prologue_find_ram(x->im, pro, pro_len, &at, &len)) == 0 &&
+	    (err = out_copy(&x->out, pre, pre_len)) == 0 &&
+	    (err = out_copy(&x->out, pro, at)) == 0 &&
 	    (err = put_start(x, pro + at, len, pre_len + at)) == 0 &&
-	    (err = copy(x, pro + at + len, pro_len - at - len)) == 0 &&
+	    (err = out_copy(&x->out, pro + at + len, pro_len - at - len)) == 0 &&
 	    (err = send_bytes(x->im, &x->out, SEC_ITERABLES, UINT64_MAX)) == 0 &&
 	    (err = out_begin(&x->out, SECTION_END)) == 0 &&
 	    (err = out_end(&x->out)) == 0 &&

@@ -1462,8 +1462,9 @@ out_flush(struct stream_out *o)
 	return 0;
 }
 
-int
-out_copy(struct stream_out *o, const void *buf, size_t len)
+/* At most OUT_SMALL bytes. */
+static int
+out_piece(struct stream_out *o, const void *buf, size_t len)
 {
 	struct iovec *v;
 	uint8_t *at;
@@ -1483,6 +1484,20 @@ out_copy(struct stream_out *o, const void *buf, size_t len)
 	v->iov_len = len;
 	o->niov++;
 	return 0;
+}
+
+int
+out_copy(struct stream_out *o, const void *buf, size_t len)
+{
+	const uint8_t *p = buf;
+	size_t n;
+	int err = 0;
+
+	for (; len > 0 && err == 0; p += n, len -= n) {
+		n = len < OUT_SMALL ? len : OUT_SMALL;
+		err = out_piece(o, p, n);
+	}
+	return err;
 }
 
 static int
