@@ -28,14 +28,15 @@ enum {
 	CLUSTER_SIZE = 256 << 10,	/* as quick as larger ones, and stays in the cache */
 	UNIT_PAGES = 16,
 	ARGS = 2,		/* that a verb must have, at most */
-	STATUS_FD_MAX = 255	/* the guard of a save closes those */
+	STATUS_FD_MAX = 255,	/* the guard of a save closes those */
+	HOST_PAGE_MAX = 1 << 30
 };
 
 enum id {
-	O_IMAGE_SIZE, O_NOCACHE, O_CACHE, O_AIO, O_PAGE_SIZE, O_POSTCOPY, O_RATE,
+	O_IMAGE_SIZE, O_NOCACHE, O_CACHE, O_AIO, O_PAGE_SIZE, O_POSTCOPY, O_RATE, O_HOST_PAGE_SIZE,
 	O_RESUME, O_UUID, O_REPRODUCIBLE, O_CLUSTER_SIZE, O_UNIT_PAGES, O_COMPRESS, O_BASE,
 	O_RECORD, O_NO_HOT, O_LABEL, O_TO, O_FROM, O_BLOCK, O_LIST, O_PARANOID, O_QUICK, O_JSON,
-	O_TRACE, O_PROGRESS, O_STATUS_FD, O_VERSION, O_HELP, O_LATER
+	O_TRACE, O_PROGRESS, O_STATUS_FD, O_VERSION, O_HELP
 };
 
 enum takes { NOTHING, VALUE, MAYBE };	/* MAYBE: --x=VALUE, or -x and a number */
@@ -71,6 +72,7 @@ static const struct option {
 	{ "resume",		0,   O_RESUME,		NOTHING, LOAD },
 	{ "uuid",		0,   O_UUID,		VALUE,	LOAD },
 	{ "rate",		0,   O_RATE,		VALUE,	LOAD },
+	{ "host-page-size",	0,   O_HOST_PAGE_SIZE,	VALUE,	LOAD },
 	{ "reproducible",	0,   O_REPRODUCIBLE,	NOTHING, WRITES },
 	{ "cluster-size",	0,   O_CLUSTER_SIZE,	VALUE,	WRITES },
 	{ "unit-pages",		0,   O_UNIT_PAGES,	VALUE,	WRITES },
@@ -90,8 +92,7 @@ static const struct option {
 	{ "progress",		0,   O_PROGRESS,	NOTHING, LONG },
 	{ "status-fd",		0,   O_STATUS_FD,	VALUE,	LONG },
 	{ "version",		'V', O_VERSION,		NOTHING, ANY },
-	{ "help",		'h', O_HELP,		NOTHING, ANY },
-	{ "host-page-size",	0,   O_LATER,		VALUE,	ANY }
+	{ "help",		'h', O_HELP,		NOTHING, ANY }
 };
 enum { NOPTIONS = sizeof options / sizeof options[0] };
 
@@ -245,6 +246,26 @@ set_codec(struct options *o, const struct option *opt, const char *s)
 	return 0;
 }
 
+/* [BLOCK=]SIZE; the name of a block may hold anything. */
+static int
+add_host_page(struct options *o, const struct option *opt, const char *s)
+{
+	const char *sign = strrchr(s, '=');
+	struct host_page *h = &o->host_page[o->nhost_page];
+	uint64_t n;
+
+	if (o->nhost_page == HOST_PAGES_MAX)
+		return wrong(opt, s, "more of them than a guest has such blocks");
+	h->block = sign != NULL ? s : NULL;
+	h->len = sign != NULL ? (size_t)(sign - s) : 0;
+	if (size(sign != NULL ? sign + 1 : s, &n) != 0 || n < PAGE_SIZE_MIN ||
+	    n > HOST_PAGE_MAX || (n & (n - 1)) != 0)
+		return wrong(opt, s, "not SIZE or BLOCK=SIZE, a power of two from 1K to 1G");
+	h->size = (uint32_t)n;
+	o->nhost_page++;
+	return 0;
+}
+
 /* One that we can write to: it was opened by whoever started us. */
 static int
 set_status_fd(struct options *o, const struct option *opt, const char *value)
@@ -324,6 +345,8 @@ set(struct options *o, const struct option *opt, const char *value)
 		if (size(value, &o->rate) != 0 || o->rate == 0)
 			return wrong(opt, value, "not a number of bytes a second");
 		return 0;
+	case O_HOST_PAGE_SIZE:
+		return add_host_page(o, opt, value);
 	case O_RESUME:
 		o->resume = 1;
 		return 0;
@@ -396,9 +419,6 @@ set(struct options *o, const struct option *opt, const char *value)
 	case O_HELP:
 		o->help = 1;
 		return 0;
-	case O_LATER:
-		snap_warnx("--%s: not in this version", opt->name);
-		return SNAP_ESYS;
 	}
 	return SNAP_EBUG;
 }
@@ -504,8 +524,9 @@ check_words(const struct options *o, const char *verb, uint64_t seen)
 			snap_warnx("--%s: not for %s", options[i].name, verb);
 			return SNAP_ESYS;
 		}
-	if (o->rate != 0 && o->percent < 0 && !o->resume) {
-		snap_warnx("--rate: only with --postcopy or --resume");
+	if ((o->rate != 0 || o->nhost_page > 0) && o->percent < 0 && !o->resume) {
+		snap_warnx("--%s: only with --postcopy or --resume",
+		    o->rate != 0 ? "rate" : "host-page-size");
 		return SNAP_ESYS;
 	}
 	if (o->record && (o->percent != 0 || o->resume)) {

@@ -5,6 +5,7 @@
 #ifndef OPTIONS_H
 #define OPTIONS_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 enum verb {
@@ -19,6 +20,8 @@ enum verb {
 	VERB_IMPORT,
 	VERB_DIFF
 };
+
+enum { HOST_PAGES_MAX = 64 };
 
 /* What an image is made to, or of. */
 enum form { FORM_ANY, FORM_STREAM, FORM_MAPPED, FORM_RAW, FORM_LIME };
@@ -48,6 +51,12 @@ struct options {
 	int record, no_hot;
 	const char *record_to;	/* NULL: beside the image */
 	uint64_t rate;		/* bytes a second; 0: no limit */
+	struct host_page {
+		const char *block;	/* part of argv, not ended; NULL: the largest blocks */
+		size_t len;		/* of the name */
+		uint32_t size;		/* bytes */
+	} host_page[HOST_PAGES_MAX];	/* --host-page-size; the last one of a block counts */
+	unsigned nhost_page;
 	enum form form;		/* --to, --from; FORM_ANY: not told */
 	const char *block;	/* --block, or NULL */
 	const char *label;	/* NULL: not given */

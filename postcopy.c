@@ -64,6 +64,7 @@
 #include "bytes.h"
 #include "hot.h"
 #include "marks.h"
+#include "prologue.h"
 #include "table.h"
 
 enum {
@@ -130,6 +131,7 @@ struct server {
 	int serving;		/* LOADING or later: requests may come */
 	int running;		/* RUNNING or later */
 
+	uint32_t small;		/* bytes of a host page where --host-page-size tells no other */
 	uint32_t *host;		/* target pages a host page, by block */
 	uint64_t *host_first;	/* number of its first host page, by block */
 	uint64_t nhost;		/* host pages in all */
@@ -156,12 +158,13 @@ struct server {
 	unsigned nrow;
 	unsigned scattered;	/* requests lately out of any row, less those in one */
 	size_t pipe_size;
-	struct { uint64_t host, n; int64_t since; } queue[QUEUE];
+	struct { uint64_t host; int64_t since; } queue[QUEUE];
 	unsigned qhead, qlen;
 
 	struct hot_list hot;
 	uint64_t hot_at;	/* queued so far */
 	uint64_t early;		/* as many before the switch-over */
+	uint64_t early_bytes;	/* queued until then, with the host pages around them */
 	int hot_gone;		/* they have been sent */
 	int held;		/* ms, see hold_ms(): one for all decisions of one round */
 	struct hot_list asked_first;	/* what is recorded */
@@ -245,6 +248,12 @@ block_of_host(const struct server *p, uint64_t host)
 	return lo;
 }
 
+static uint64_t
+host_bytes(const struct server *p, uint64_t host)
+{
+	return (uint64_t)p->host[block_of_host(p, host)] * p->ram->page_size;
+}
+
 static struct job
 job_of_host(const struct server *p, uint64_t host)
 {
@@ -257,20 +266,78 @@ job_of_host(const struct server *p, uint64_t host)
 	return j;
 }
 
-/* The destination runs on this machine: its RAM has the system's page size. */
+static int
+is_named(const struct host_page *h, const struct ram_block *b)
+{
+	return h->block != NULL && strlen(b->id) == h->len &&
+	    memcmp(b->id, h->block, h->len) == 0;
+}
+
+/* Does the guest have the blocks that --host-page-size names? */
+static int
+check_host_pages(const struct server *p)
+{
+	const struct host_page *h;
+	unsigned i;
+	size_t k;
+
+	for (i = 0; i < p->opt->nhost_page; i++) {
+		h = &p->opt->host_page[i];
+		for (k = 0; k < p->ram->nblk && !is_named(h, &p->ram->blk[k]); k++)
+			;
+		if (h->block != NULL && k == p->ram->nblk) {
+			snap_warnx("%s: has no block %.*s; info tells those it has",
+			    image_path(p->im), (int)h->len, h->block);
+			return SNAP_ESYS;
+		}
+		if (h->size < p->small) {
+			snap_warnx("--host-page-size: %u is less than this system's %u",
+			    (unsigned)h->size, (unsigned)p->small);
+			return SNAP_ESYS;
+		}
+	}
+	return 0;
+}
+
+/* The page size of a block at the destination, which runs on this machine. */
+static uint32_t
+host_page_size(const struct server *p, const struct ram_block *b)
+{
+	const struct host_page *named = NULL, *large = NULL, *h;
+	uint64_t most = 0;
+	unsigned i;
+	size_t k;
+
+	for (k = 0; k < p->ram->nblk; k++)
+		if (p->ram->blk[k].len > most)
+			most = p->ram->blk[k].len;
+	for (i = 0; i < p->opt->nhost_page; i++) {
+		h = &p->opt->host_page[i];
+		if (is_named(h, b))
+			named = h;
+		else if (h->block == NULL && b->len == most)
+			large = h;
+	}
+	return named != NULL ? named->size : large != NULL ? large->size : p->small;
+}
+
 static int
 find_host_pages(struct server *p)
 {
-	long size = sysconf(_SC_PAGESIZE);
 	const struct ram_block *b;
+	uint32_t size;
 	size_t k;
+	int err;
 
-	if (size < (long)p->ram->page_size) {
-		snap_warnx("%s: pages of %u bytes on a host with pages of %ld: "
+	p->small = (uint32_t)sysconf(_SC_PAGESIZE);
+	if (p->small < p->ram->page_size) {
+		snap_warnx("%s: pages of %u bytes on a host with pages of %u: "
 		    "QEMU loads this in precopy only", image_path(p->im),
-		    (unsigned)p->ram->page_size, size);
+		    (unsigned)p->ram->page_size, (unsigned)p->small);
 		return SNAP_ESYS;
 	}
+	if ((err = check_host_pages(p)) != 0)
+		return err;
 	p->host = calloc(p->ram->nblk + 1, sizeof *p->host);
 	p->host_first = calloc(p->ram->nblk + 1, sizeof *p->host_first);
 	if (p->host == NULL || p->host_first == NULL) {
@@ -279,15 +346,16 @@ find_host_pages(struct server *p)
 	}
 	for (k = 0; k < p->ram->nblk; k++) {
 		b = &p->ram->blk[k];
-		if (b->len % (uint64_t)size != 0) {
-			snap_warnx("%s: block %s is not whole pages of %ld bytes: "
+		size = host_page_size(p, b);
+		if (b->len % size != 0) {
+			snap_warnx("%s: block %s is not whole pages of %u bytes: "
 			    "QEMU loads this in precopy only", image_path(p->im), b->id,
-			    size);
+			    (unsigned)size);
 			return SNAP_ESYS;
 		}
-		p->host[k] = (uint32_t)((uint64_t)size / p->ram->page_size);
+		p->host[k] = size / p->ram->page_size;
 		p->host_first[k] = p->nhost;
-		p->nhost += b->len / (uint64_t)size;
+		p->nhost += b->len / size;
 	}
 	return 0;
 }
@@ -421,32 +489,31 @@ static int
 add_request(struct server *p, const struct rp_msg *m)
 {
 	size_t k = block_index(p, m->blk);
-	uint64_t size = (uint64_t)p->host[k] * p->ram->page_size, h, first, end;
+	uint64_t size = (uint64_t)p->host[k] * p->ram->page_size;
+	uint64_t h = p->host_first[k] + m->start / size;
+	struct job j;
 	unsigned at;
-	int err;
 
+	/* migrate_send_rp_req_pages() in migration/migration.c asks for one host page. */
+	if (m->len != size || m->start % size != 0) {
+		snap_warnx("return path: request for %u bytes of block %s at 0x%llx, where pages "
+		    "of %llu are known: see --host-page-size", (unsigned)m->len, m->blk->id,
+		    (unsigned long long)m->start, (unsigned long long)size);
+		return SNAP_EDATA;
+	}
 	p->served->requests++;
-	first = p->host_first[k] + m->start / size;
-	end = p->host_first[k] + (m->start + m->len - 1) / size + 1;
-	for (h = first; h < end; h++)
-		if (!is_coming(p, h))
-			break;
-	if (h == end) {
+	if (is_coming(p, h)) {
 		p->served->repeats++;
 		return 0;
 	}
-	for (; h < end; h++) {
-		if (p->opt->record && !is_coming(p, h))
-			hot_add(&p->asked_first, job_of_host(p, h).next);
-		if ((err = mark(&p->asked, h)) != 0)
-			return err;
-	}
+	if (p->opt->record)
+		for (j = job_of_host(p, h); j.next < j.end; j.next++)
+			hot_add(&p->asked_first, j.next);
 	p->asked_last = now_ns();
 	at = (p->qhead + p->qlen++) % QUEUE;
-	p->queue[at].host = first;
-	p->queue[at].n = end - first;
+	p->queue[at].host = h;
 	p->queue[at].since = p->asked_last;
-	return 0;
+	return mark(&p->asked, h);
 }
 
 /* Take all messages that are here, as long as there is room for requests. */
@@ -486,12 +553,10 @@ next_asked(struct server *p, struct job *j)
 	int64_t since;
 
 	while (p->qlen > 0) {
-		h = p->queue[p->qhead].host++;
+		h = p->queue[p->qhead].host;
 		since = p->queue[p->qhead].since;
-		if (--p->queue[p->qhead].n == 0) {
-			p->qhead = (p->qhead + 1) % QUEUE;
-			p->qlen--;
-		}
+		p->qhead = (p->qhead + 1) % QUEUE;
+		p->qlen--;
 		if (!marked(&p->sent, h)) {
 			*j = job_of_host(p, h);
 			j->since = since;
@@ -763,6 +828,8 @@ push_hot(struct server *p, struct batch *b, unsigned *looked)
 			return st;
 		if (st == PAGE_ABSENT)
 			continue;
+		if (!p->serving && (p->early_bytes += host_bytes(p, h)) >= EARLY_SIZE)
+			p->early = p->hot_at;
 		return (err = push_page(p, b, page, h, st, entry)) != 0 ? err : 1;
 	}
 	return 0;
@@ -1067,8 +1134,8 @@ send_some(struct server *p)
 	if (!out_pending(&p->out))
 		do
 			r = send_next(p);
-		while (r == 1 && p->spent == NULL &&
-		    (p->serving ? ++n < most : !precopy_done(p)));
+		while (r == 1 && p->spent == NULL && (p->begun != NULL ||
+		    (p->serving ? ++n < most : !precopy_done(p))));
 	if (r < 0 || (err = flush(p)) == 0)
 		return r;
 	return err < 0 ? err : 0;
@@ -1231,6 +1298,38 @@ switch_over(struct server *p)
 	return out_flush(&p->out);
 }
 
+/* The sections START.  QEMU wants to read of the page size where it is not what other memory of
+ * the host has (ram_load_setup_postcopy in migration/ram.c). */
+static int
+send_prologue(struct server *p)
+{
+	uint8_t *buf, *at, size[8];
+	size_t len, start, ram_len, n, k;
+	uint64_t bytes;
+	int err;
+
+	if ((err = image_section(p->im, SEC_PROLOGUE, &buf, &len)) != 0)
+		return err;
+	err = prologue_find_ram(p->im, buf, len, &start, &ram_len);
+	at = buf;
+	n = start + RAM_START_HEAD;
+	for (k = 0; k < p->ram->nblk && err == 0; k++) {
+		n += prologue_entry(p->ram, &p->ram->blk[k]);
+		bytes = (uint64_t)p->host[k] * p->ram->page_size;
+		if (bytes == p->small)
+			continue;
+		put_be64(size, bytes);
+		if ((err = out_copy(&p->out, at, n)) == 0)
+			err = out_copy(&p->out, size, sizeof size);
+		at += n;
+		n = 0;
+	}
+	if (err == 0)
+		err = out_copy(&p->out, at, len - (size_t)(at - buf));
+	free(buf);
+	return err;
+}
+
 /* Everything up to the first page. */
 static int
 begin(struct server *p)
@@ -1247,7 +1346,7 @@ begin(struct server *p)
 	if ((err = send_preamble(p->im, &p->out)) != 0 ||
 	    (err = out_command(&p->out, CMD_OPEN_RETURN_PATH, NULL, 0)) != 0 ||
 	    (err = out_command(&p->out, CMD_POSTCOPY_ADVISE, advise, sizeof advise)) != 0 ||
-	    (err = send_bytes(p->im, &p->out, SEC_PROLOGUE, UINT64_MAX)) != 0)
+	    (err = send_prologue(p)) != 0)
 		return err;
 	return send_bytes(p->im, &p->out, SEC_ITERABLES, UINT64_MAX);
 }

@@ -35,14 +35,14 @@ _qemu_snap()
 	done
 	case $verb in
 	save) options="$pool $told $writes --page-size= --trace" ;;
-	load) options="$pool $told --page-size= --postcopy --resume --uuid= --rate= --record --no-hot --trace" ;;
+	load) options="$pool $told --page-size= --postcopy --resume --uuid= --rate= --host-page-size= --record --no-hot --trace" ;;
 	info) options='--json' ;;
 	check) options="$pool $told --quick" ;;
 	diff) options="$pool --list --paranoid --json" ;;
 	optimize) options="$pool $told $writes --no-hot" ;;
 	export) options="$pool $told --to= --block=" ;;
 	import) options="$pool $told $writes --page-size= --from=" ;;
-	'') options="$pool $told $writes --page-size= --trace --postcopy --resume --uuid= --rate= --record --no-hot \
+	'') options="$pool $told $writes --page-size= --trace --postcopy --resume --uuid= --rate= --host-page-size= --record --no-hot \
 --json --quick --list --paranoid --to= --block= --from=" ;;
 	esac
 	if [[ $word == -* ]]; then

@@ -306,9 +306,8 @@ test_the_manual_is_clean_mdoc() {
 
 # Long names and letters of the options that exist, one a line.
 options_of_the_program() {
-	sed -n "s/^${tab}{ \"\([a-z-]*\)\",[$tab ]*\([^,]*\),[$tab ]*\(O_[A-Z_]*\),.*/\1 \2 \3/p" \
-		"$TOP/options.c" | while read -r name letter id; do
-		[ "$id" = O_LATER ] && continue
+	sed -n "s/^${tab}{ \"\([a-z-]*\)\",[$tab ]*\([^,]*\),[$tab ]*O_[A-Z_]*,.*/\1 \2/p" \
+		"$TOP/options.c" | while read -r name letter; do
 		echo "--$name"
 		[ "$letter" = 0 ] || echo "$letter" | sed "s/'\(.\)'/-\1/"
 	done | sort

@@ -63,7 +63,16 @@ test_wrong_words() {
 	refused "optimize: the name of the image is missing" optimize
 	refused "optimize: the name of the new image is missing" optimize x
 	refused "optimize: one argument too many: z" optimize x y z
-	refused "--host-page-size: not in this version" --host-page-size=2M load x
+	refused "--host-page-size: only with --postcopy or --resume" --host-page-size=2M load x
+	refused "--host-page-size: not for save" --host-page-size=2M save x
+	for size in "" 0 3M 4G a= =; do
+		refused "--host-page-size=$size: not SIZE or BLOCK=SIZE, a power of two from 1K to 1G" \
+			-p "--host-page-size=$size" load x
+	done
+	for i in $(seq 65); do
+		set -- "$@" "--host-page-size=$i=2M"
+	done
+	refused "--host-page-size=65=2M: more of them than a guest has such blocks" "$@" -p load x
 	refused "--label: not for load" --label=a load x
 	refused "--label: longer than 4096 bytes" --label="$(printf %04097d 0)" save x
 	refused "--quick: not for info" --quick info x

@@ -17,9 +17,9 @@ options_of() {
 		for name, value in re.findall(r'^\t([A-Z_]+) = ([A-Z_ |]+),?(?:\t.*)?$', text, re.M):
 		    names[name] = eval(value, {}, names)
 		mask = names[sys.argv[2].upper()] if len(sys.argv) > 2 else -1
-		for name, ident, use in re.findall(
-		        r'^\t\{ "([a-z-]+)",\s*[^,]+,\s*(O_\w+),\s*\w+,\s*([^}]+?)\s*\}', text, re.M):
-		    if ident != 'O_LATER' and eval(use, {}, names) & mask:
+		for name, use in re.findall(
+		        r'^\t\{ "([a-z-]+)",\s*[^,]+,\s*O_\w+,\s*\w+,\s*([^}]+?)\s*\}', text, re.M):
+		    if eval(use, {}, names) & mask:
 		        print('--' + name)
 	END
 }
@@ -69,7 +69,7 @@ test_zsh() {
 			text = open(sys.argv[1]).read()
 			assert re.search(r"'%s:" % sys.argv[2], text)
 			def names(s):
-			    return set(re.findall(r"['{,](--[a-z-]+)", s))
+			    return set(re.findall(r"['{,*](--[a-z-]+)", s))
 			lists = {n: names(re.search(r'^\t%s=\((.*?)^\t\)' % n, text, re.M | re.S).group(1))
 			         for n in ('pool', 'told', 'writes')}
 			own = re.search(r'\(%s\) options=\((.*?)\) ;;' % sys.argv[2], text, re.S).group(1)

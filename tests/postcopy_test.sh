@@ -141,6 +141,63 @@ test_blocks_that_are_not_whole_host_pages() {
 	assertContains "$(cat err)" "precopy only"
 }
 
+# Huge pages: each goes out whole and in one piece, and the list of blocks tells their size.
+test_pages_of_the_destination() {
+	while IFS='|' read -r mk ours theirs; do
+		# shellcheck disable=SC2086
+		mk s --seed=4 --zero=40 --json=1000 $mk
+		save i s
+		pages_of <s | grep -v ' zero$' | sort >want
+		for mode in --postcopy --postcopy=40 --postcopy=100; do
+			for client in --requests=20 "--requests=20 --before-run --burst=3 --repeat"; do
+				# shellcheck disable=SC2086
+				serve --dump $client $theirs -- $ours $mode load i
+				grep -v ' zero$' out | grep -v '^pages ' | sort >got
+				assertTrue "$mk, $mode, $client" "cmp want got"
+			done
+		done
+	done <<-'END'
+		--block=a:16384 --block=b:1 --shuffle|--host-page-size=2M|--host-page=a=2097152
+		--block=b:7 --block=a:4096 --block=c:4096|--host-page-size=64K|--host-page=a=65536 --host-page=c=65536
+		--block=a:1024 --block=b:4096 --absent=50|--host-page-size=a=2M|--host-page=a=2097152
+		--block=a=b:1024 --block=b:4096|--host-page-size=2M --host-page-size=a=b=1M --host-page-size=b=8K --host-page-size=b=16K|--host-page=a=b=1048576 --host-page=b=16384
+		--page-size=1024 --page-bits --block=a:8192|--host-page-size=2M|--host-page=a=2097152
+		--block=a:8192|--host-page-size=4K|
+	END
+	[ "$(getconf PAGESIZE)" = 4096 ] || return 0
+	mk s --block=a:1025 --block=b:512
+	save i s
+	while IFS='|' read -r says ours; do
+		# shellcheck disable=SC2086
+		serve --expect-exit=1 -- $ours --postcopy load i
+		assertContains "$(cat err)" "$says"
+	done <<-'END'
+		i: block a is not whole pages of 2097152 bytes: QEMU loads this in precopy only|--host-page-size=2M
+		i: has no block c; info tells those it has|--host-page-size=b=2M --host-page-size=c=2M
+		--host-page-size: 2048 is less than this system's 4096|--host-page-size=b=2K
+	END
+}
+
+# A destination whose pages are others than was said is not fed pieces of them, and can be taken up
+# once more.
+test_pages_of_the_destination_after_a_resume() {
+	mk s --block=a:16384 --zero=40 --json=1000
+	save i s
+	set -- --requests=20 --host-page=a=2097152 --hangup=2000
+	wrong="'$SNAP' --resume load i 2>said"
+	right="exec '$SNAP' --resume --host-page-size=2M load i"
+	"$TOOLS/rpclient" "$@" --expect-exit=2 --resume="$wrong" \
+		"$SNAP" --postcopy --host-page-size=2M load i >out 2>err
+	assertContains "$(cat said)" "request for 2097152 bytes of block a at 0x"
+	assertContains "$(cat said)" ", where pages of 4096 are known: see --host-page-size"
+	"$TOOLS/rpclient" "$@" --dump --resume="$right" \
+		"$SNAP" --postcopy --host-page-size=2M load i >out 2>err
+	assertEquals "$(cat out err)" 0 $?
+	pages_of <s | grep -v ' zero$' | sort >want
+	grep -v ' zero$' out | grep -v '^pages ' | sort >got
+	assertTrue "pages" "cmp want got"
+}
+
 # A page that is damaged is never sent; the service ends, and the message names it.
 test_a_damaged_page_is_not_served() {
 	mk s --block=a:2000 --zero=0

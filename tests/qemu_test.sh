@@ -8,12 +8,34 @@
 all_loads=precopy,postcopy,postcopy=60,postcopy:stopped
 
 oneTimeSetUp() { find_qemus; }
+oneTimeTearDown() {
+	[ -z "${huge_pages_before-}" ] || echo "$huge_pages_before" >/proc/sys/vm/nr_hugepages
+}
 setUp() { missing=; }
 tearDown() { tell_missing; }
 
 # scenario ARG...: on every QEMU there is.
 scenario() {
 	on_qemus "$installed $newer" "$TESTS/roundtrip" "$@"
+}
+
+# Are 160 huge pages of 2 MiB free, or can be had? They are given back at the end.
+needs_huge_pages() {
+	number=/proc/sys/vm/nr_hugepages
+	[ "$(awk '/^Hugepagesize/ { print $2 }' /proc/meminfo)" = 2048 ] || {
+		echo "SKIP no huge pages of 2 MiB"
+		return 1
+	}
+	free=$(awk '/^HugePages_Free/ { print $2 }' /proc/meminfo)
+	[ "$free" -lt 160 ] || return 0
+	before=$(cat $number)
+	[ ! -w $number ] || {
+		huge_pages_before=$before
+		echo $((before - free + 160)) >$number
+	} 2>/dev/null
+	[ "$(awk '/^HugePages_Free/ { print $2 }' /proc/meminfo)" -lt 160 ] || return 0
+	echo "SKIP cannot reserve huge pages"
+	return 1
 }
 
 test_newer_qemu_is_tested_too() {
@@ -38,6 +60,24 @@ test_two_memory_backends() {
 
 test_all_kinds_of_devices() {
 	scenario --mem=64 --devices=full --load=$all_loads
+}
+
+# The destination in huge pages, from a source without and with them; and one that was not told of.
+test_huge_pages() {
+	needs_huge_pages || return 0
+	huge="--mem=128 --load=$all_loads,postcopy=60:stopped"
+	# shellcheck disable=SC2086  # words
+	scenario $huge --huge=load --postcopy-args=--host-page-size=2M
+	# shellcheck disable=SC2086
+	scenario $huge --huge=both --machine=q35 --smp=4 --postcopy-args=--host-page-size=ram=2M
+	[ -z "$missing" ] || return 0
+	for qemu in $installed $newer; do
+		"$TESTS/roundtrip" --qemu="$qemu" --snap="$SNAP" --mem=128 --huge=load --load=postcopy \
+			>"$work/out" 2>"$work/err"
+		assertEquals "$qemu" 1 $?
+		assertContains "$(cat "$work/err")" "Postcopy needs matching RAM page sizes (s=1000 d=201000)"
+		assertContains "$(cat "$work/err")" "qemu-snap: the destination closed the stream"
+	done
 }
 
 test_compressed() {

@@ -457,6 +457,7 @@ def add_common_options(parser, mem, load, timeout):
     add('--base-args', metavar='ARGS',
         help='a snapshot is saved with these before, and is the base of the other')
     add('--load-args', default='', metavar='ARGS')
+    add('--postcopy-args', default='', metavar='ARGS', help='for loads in postcopy')
     add('--image', metavar='FILE', help='kept; the default is not')
     add('--keep', action='store_true', help='keep the temporary directory')
     add('--timeout', type=float, default=timeout, metavar='SECONDS')
@@ -614,7 +615,7 @@ class Scenario:
         else:
             words = [self.args.load_args, 'load', shlex.quote(self.image)]
             if postcopy:
-                words.insert(1, '--postcopy' + (percent or ''))
+                words.insert(1, self.args.postcopy_args + ' --postcopy' + (percent or ''))
             uri = self.tool(' '.join(words))
         course = follow(vm, 'migrate-incoming', uri, 'loading (%s)' % mode,
                         to_the_end=to_the_end, to_the_beat=not stopped)
