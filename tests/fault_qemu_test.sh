@@ -6,6 +6,7 @@
 . "$(dirname "$0")/lib.sh"
 
 oneTimeSetUp() { find_qemus; }
+oneTimeTearDown() { give_huge_pages_back; }
 setUp() { missing=; }
 tearDown() { tell_missing; }
 
@@ -26,6 +27,11 @@ test_newer_qemu_is_tested_too() {
 
 test_page_server_killed_while_the_guest_runs() {
 	scenario resume --count=1 --twice
+}
+
+test_page_server_killed_with_huge_pages() {
+	needs_huge_pages || return 0
+	scenario resume --count=2 --huge=load --postcopy-args=--host-page-size=2M
 }
 
 test_page_server_killed_with_a_base() {

@@ -189,3 +189,27 @@ on_qemus() {
 	done
 	[ -n "$installed$newer" ] || missing="no QEMU"
 }
+
+# Are 160 huge pages of 2 MiB free, or can be had? oneTimeTearDown gives them back.
+needs_huge_pages() {
+	number=/proc/sys/vm/nr_hugepages
+	[ "$(awk '/^Hugepagesize/ { print $2 }' /proc/meminfo)" = 2048 ] || {
+		echo "SKIP no huge pages of 2 MiB"
+		return 1
+	}
+	free=$(awk '/^HugePages_Free/ { print $2 }' /proc/meminfo)
+	[ "$free" -lt 160 ] || return 0
+	before=$(cat $number)
+	[ ! -w $number ] || {
+		huge_pages_before=$before
+		echo $((before - free + 160)) >$number
+	} 2>/dev/null
+	[ "$(awk '/^HugePages_Free/ { print $2 }' /proc/meminfo)" -lt 160 ] || return 0
+	echo "SKIP cannot reserve huge pages"
+	return 1
+}
+
+give_huge_pages_back() {
+	[ -z "${huge_pages_before-}" ] || echo "$huge_pages_before" >/proc/sys/vm/nr_hugepages
+	huge_pages_before=
+}

@@ -8,34 +8,13 @@
 all_loads=precopy,postcopy,postcopy=60,postcopy:stopped
 
 oneTimeSetUp() { find_qemus; }
-oneTimeTearDown() {
-	[ -z "${huge_pages_before-}" ] || echo "$huge_pages_before" >/proc/sys/vm/nr_hugepages
-}
+oneTimeTearDown() { give_huge_pages_back; }
 setUp() { missing=; }
 tearDown() { tell_missing; }
 
 # scenario ARG...: on every QEMU there is.
 scenario() {
 	on_qemus "$installed $newer" "$TESTS/roundtrip" "$@"
-}
-
-# Are 160 huge pages of 2 MiB free, or can be had? They are given back at the end.
-needs_huge_pages() {
-	number=/proc/sys/vm/nr_hugepages
-	[ "$(awk '/^Hugepagesize/ { print $2 }' /proc/meminfo)" = 2048 ] || {
-		echo "SKIP no huge pages of 2 MiB"
-		return 1
-	}
-	free=$(awk '/^HugePages_Free/ { print $2 }' /proc/meminfo)
-	[ "$free" -lt 160 ] || return 0
-	before=$(cat $number)
-	[ ! -w $number ] || {
-		huge_pages_before=$before
-		echo $((before - free + 160)) >$number
-	} 2>/dev/null
-	[ "$(awk '/^HugePages_Free/ { print $2 }' /proc/meminfo)" -lt 160 ] || return 0
-	echo "SKIP cannot reserve huge pages"
-	return 1
 }
 
 test_newer_qemu_is_tested_too() {
@@ -77,6 +56,40 @@ test_huge_pages() {
 		assertEquals "$qemu" 1 $?
 		assertContains "$(cat "$work/err")" "Postcopy needs matching RAM page sizes (s=1000 d=201000)"
 		assertContains "$(cat "$work/err")" "qemu-snap: the destination closed the stream"
+	done
+}
+
+# A block that is larger at the source than at the destination, which makes its own fit.
+test_memory_that_is_resized() {
+	head -c 60000 /dev/zero | tr '\0' x >"$work/table"
+	tables=
+	for sig in ONE1 TWO2 SIX6; do
+		tables="$tables -acpitable sig=$sig,data=$work/table"
+	done
+	scenario --mem=64 --source-args="$tables" --load=$all_loads
+}
+
+# What is in a file that source and destination share is not in the image.
+test_memory_that_is_shared() {
+	scenario --mem=64 --kind=ordinary --ignore-shared --load=precopy
+}
+
+test_from_one_version_of_qemu_to_the_other() {
+	if [ -z "$installed" ] || [ -z "$newer" ]; then
+		missing="two versions of QEMU: $why_no_newer"
+		return 0
+	fi
+	machine=$("$installed" -machine help | awk '$1 == "pc" { sub(/.*alias of /, ""); sub(/\)/, ""); print }')
+	on_qemus "$installed" "$TESTS/roundtrip" --mem=64 --machine="$machine" --load-qemu="$newer" \
+		--devices=full --load=$all_loads
+	on_qemus "$newer" "$TESTS/roundtrip" --mem=64 --machine="$machine" --load-qemu="$installed" \
+		--devices=full --load=$all_loads
+}
+
+# Linux, with memory that came or went while it ran. tests/matrix has both versions of QEMU.
+test_memory_that_was_plugged_or_ballooned() {
+	for kind in dimm virtio-mem balloon; do
+		on_qemus "$installed" "$TESTS/linux-roundtrip" --memory=$kind --load=precopy,postcopy
 	done
 }
 
