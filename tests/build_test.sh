@@ -5,10 +5,7 @@
 
 . "$(dirname "$0")/lib.sh"
 
-# Of the make that runs us, and of its caller, nothing is to reach the makes below.
-unset MAKEFLAGS MFLAGS MAKEOVERRIDES MAKELEVEL MAKE CC CFLAGS CPPFLAGS LDFLAGS LDLIBS
-unset PREFIX DESTDIR BINDIR MANDIR ASAN_OPTIONS LSAN_OPTIONS UBSAN_OPTIONS TSAN_OPTIONS
-
+free_of_make
 under_test=$SNAP
 tab=$(printf '\t')
 strict="-O2 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wconversion -Werror"
@@ -19,42 +16,12 @@ setUp() {
 }
 tearDown() { leave; }
 
-# requires CMD: without it, say that the test is skipped.
-requires() {
-	command -v "$1" >/dev/null 2>&1 || skip "no $1 here"
-}
-
-# Of all SKIP lines of a test, the runner may see one.
-skip() {
-	echo "SKIP $*"
-	return 1
-}
-
 # copy DIR: what belongs to the program and its tools, and go there.
 copy() {
 	mkdir -p "$1/tests/tools" "$1/completion" &&
 		cp "$TOP"/*.c "$TOP"/*.h "$TOP/Makefile" "$TOP/qemu-snap.1" "$1" &&
 		cp "$TOP"/completion/*qemu-snap* "$1/completion" &&
 		cp "$TOOLS"/*.c "$TOOLS"/*.py "$1/tests/tools" && cd "$1" || fail "copy"
-}
-
-# A compiler for tests of which compiling is not the point: the fastest.
-quick() {
-	command -v tcc 2>/dev/null || echo c99 -O0
-}
-
-# silent CMD...: exit 0, not a word.
-silent() {
-	"$@" >"$dir/said" 2>&1 </dev/null
-	assertEquals "$*: exit status" 0 $?
-	assertEquals "$*" "" "$(cat "$dir/said")"
-}
-
-# works PROGRAM: a first proof that what was built is whole.
-works() {
-	"$TOOLS/mkstream" >"$dir/s" && "$1" save "$dir/i" <"$dir/s" &&
-		"$1" check "$dir/i" >/dev/null && "$1" load "$dir/i" >"$dir/l"
-	assertEquals "$1 works" 0 $?
 }
 
 # compiles MAKE: would it compile anything? (bmake -q says so always.)

@@ -84,6 +84,25 @@ pages_of() {
 	python3 "$TOOLS/readstream.py" "$@"
 }
 
+# requires CMD: without it, say that the test is skipped.
+requires() {
+	command -v "$1" >/dev/null 2>&1 || skip "no $1 here"
+}
+
+# Of all SKIP lines of a test, the runner may see one.
+skip() {
+	echo "SKIP $*"
+	return 1
+}
+
+# Sets nobody, words before a command that is to run without the rights of root.
+unprivileged() {
+	nobody=
+	[ "$(id -u)" = 0 ] || return 0
+	command -v setpriv >/dev/null || skip "root may do everything, and there is no setpriv" || return
+	nobody='setpriv --reuid 65534 --regid 65534 --clear-groups'
+}
+
 # Was the program built with zstd? needs_zstd: else say that the test is skipped.
 has_zstd() {
 	case $("$SNAP" --compress=zstd save 2>&1 </dev/null) in
@@ -92,9 +111,7 @@ has_zstd() {
 }
 
 needs_zstd() {
-	has_zstd && return
-	echo "SKIP built without zstd"
-	return 1
+	has_zstd || skip "built without zstd"
 }
 
 # holds_stream IMAGE STREAM [OPTION]: both readers find the image good, and the pages and the rest of the
@@ -153,6 +170,33 @@ wait_for() {
 		wait_left=$((wait_left - 1))
 		sleep 0.1
 	done
+}
+
+# ---- suites that build ----
+
+# Of the make that runs us, and of its caller, nothing is to reach the makes of a test.
+free_of_make() {
+	unset MAKEFLAGS MFLAGS MAKEOVERRIDES MAKELEVEL MAKE CC CFLAGS CPPFLAGS LDFLAGS LDLIBS
+	unset PREFIX DESTDIR BINDIR MANDIR ASAN_OPTIONS LSAN_OPTIONS UBSAN_OPTIONS TSAN_OPTIONS
+}
+
+# A compiler for tests of which compiling is not the point: the fastest.
+quick() {
+	command -v tcc 2>/dev/null || echo c99 -O0
+}
+
+# silent CMD...: exit 0, not a word.
+silent() {
+	"$@" >"$dir/said" 2>&1 </dev/null
+	assertEquals "$*: exit status" 0 $?
+	assertEquals "$*" "" "$(cat "$dir/said")"
+}
+
+# works PROGRAM: a first proof that what was built is whole.
+works() {
+	"$TOOLS/mkstream" >"$dir/s" && "$1" save "$dir/i" <"$dir/s" &&
+		"$1" check "$dir/i" >/dev/null && "$1" load "$dir/i" >"$dir/l"
+	assertEquals "$1 works" 0 $?
 }
 
 # ---- suites with real QEMUs ----
