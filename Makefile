@@ -97,22 +97,22 @@ demo:
 	$(MAKE) all
 	sh tests/demo
 
-# A copy under another name, then a rename: a running qemu-snap is not touched.
+# The program comes last, when all else has worked, and by a rename: one that runs is not touched.
 install: all
-	mkdir -p $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(BASHDIR) \
-	    $(DESTDIR)$(ZSHDIR)
-	cp qemu-snap $(DESTDIR)$(BINDIR)/qemu-snap.new
-	chmod 755 $(DESTDIR)$(BINDIR)/qemu-snap.new
-	mv -f $(DESTDIR)$(BINDIR)/qemu-snap.new $(DESTDIR)$(BINDIR)/qemu-snap
-	cp qemu-snap.1 $(DESTDIR)$(MANDIR)/man1/qemu-snap.1
-	cp completion/qemu-snap.bash $(DESTDIR)$(BASHDIR)/qemu-snap
-	cp completion/_qemu-snap $(DESTDIR)$(ZSHDIR)/_qemu-snap
-	chmod 644 $(DESTDIR)$(MANDIR)/man1/qemu-snap.1 $(DESTDIR)$(BASHDIR)/qemu-snap \
-	    $(DESTDIR)$(ZSHDIR)/_qemu-snap
+	umask 022; mkdir -p "$(DESTDIR)$(BINDIR)" "$(DESTDIR)$(MANDIR)/man1" \
+	    "$(DESTDIR)$(BASHDIR)" "$(DESTDIR)$(ZSHDIR)"
+	cp qemu-snap.1 "$(DESTDIR)$(MANDIR)/man1/qemu-snap.1"
+	cp completion/qemu-snap.bash "$(DESTDIR)$(BASHDIR)/qemu-snap"
+	cp completion/_qemu-snap "$(DESTDIR)$(ZSHDIR)/_qemu-snap"
+	chmod 644 "$(DESTDIR)$(MANDIR)/man1/qemu-snap.1" "$(DESTDIR)$(BASHDIR)/qemu-snap" \
+	    "$(DESTDIR)$(ZSHDIR)/_qemu-snap"
+	cp qemu-snap "$(DESTDIR)$(BINDIR)/qemu-snap.new"
+	chmod 755 "$(DESTDIR)$(BINDIR)/qemu-snap.new"
+	mv -f "$(DESTDIR)$(BINDIR)/qemu-snap.new" "$(DESTDIR)$(BINDIR)/qemu-snap"
 
 uninstall:
-	rm -f $(DESTDIR)$(BINDIR)/qemu-snap $(DESTDIR)$(MANDIR)/man1/qemu-snap.1 \
-	    $(DESTDIR)$(BASHDIR)/qemu-snap $(DESTDIR)$(ZSHDIR)/_qemu-snap
+	rm -f "$(DESTDIR)$(BINDIR)/qemu-snap" "$(DESTDIR)$(MANDIR)/man1/qemu-snap.1" \
+	    "$(DESTDIR)$(BASHDIR)/qemu-snap" "$(DESTDIR)$(ZSHDIR)/_qemu-snap"
 
 clean:
 	rm -f qemu-snap $(OBJ) $(TOOLS) $(FAULT) bench/peer zstd.flags.*

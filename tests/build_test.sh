@@ -118,30 +118,94 @@ test_posix_alone() {
 	assertContains "direct I/O is refused and done without" "$(cat err)" "direct"
 }
 
+tree() {
+	find . -type f -exec cksum {} + | sort
+}
+
+# installed DIR: modes and names below it, as ls has them.
+installed() {
+	(cd "$1" && find . -exec ls -ld {} + | sed 's/^\(.\{10\}\).* \.\(.*\)/\1 \2/' | sort -k 2)
+}
+
+# With other things beside, in names with spaces, and under a umask that would hide all.
 test_install_and_uninstall() {
 	copy copy
 	silent make -s CC="$(quick)" all
+	mkdir -p "o th/us r/bin" "o th/us r/share/man/man1"
+	touch "o th/us r/bin/qemu-snapper" "o th/us r/bin/qemu" "o th/us r/share/man/man1/qemu.1"
+	mask=$(umask)
+	umask 077
 	for make in make bmake; do
 		command -v $make >/dev/null 2>&1 || continue
 		silent $make -s CC="$(quick)" install DESTDIR=x PREFIX=/usr
-		assertEquals "$make: installed" "-rwxr-xr-x x/usr/bin/qemu-snap
--rw-r--r-- x/usr/share/bash-completion/completions/qemu-snap
--rw-r--r-- x/usr/share/man/man1/qemu-snap.1
--rw-r--r-- x/usr/share/zsh/site-functions/_qemu-snap" \
-			"$(find x -type f -exec ls -l {} + | awk '{ print substr($1, 1, 10), $NF }' |
-				sort -k 2)"
-		assertTrue "the program" "cmp qemu-snap x/usr/bin/qemu-snap"
-		assertTrue "the manual" "cmp qemu-snap.1 x/usr/share/man/man1/qemu-snap.1"
+		assertEquals "$make: installed" "drwxr-xr-x 
+drwxr-xr-x /usr
+drwxr-xr-x /usr/bin
+-rwxr-xr-x /usr/bin/qemu-snap
+drwxr-xr-x /usr/share
+drwxr-xr-x /usr/share/bash-completion
+drwxr-xr-x /usr/share/bash-completion/completions
+-rw-r--r-- /usr/share/bash-completion/completions/qemu-snap
+drwxr-xr-x /usr/share/man
+drwxr-xr-x /usr/share/man/man1
+-rw-r--r-- /usr/share/man/man1/qemu-snap.1
+drwxr-xr-x /usr/share/zsh
+drwxr-xr-x /usr/share/zsh/site-functions
+-rw-r--r-- /usr/share/zsh/site-functions/_qemu-snap" "$(installed x)"
+		for file in qemu-snap:bin/qemu-snap qemu-snap.1:share/man/man1/qemu-snap.1 \
+			completion/_qemu-snap:share/zsh/site-functions/_qemu-snap \
+			completion/qemu-snap.bash:share/bash-completion/completions/qemu-snap; do
+			assertTrue "$file" "cmp ${file%:*} x/usr/${file#*:}"
+		done
+		(cd "o th" && tree) >before
 		# Over an older one, as well.
-		silent $make -s CC="$(quick)" install DESTDIR=x PREFIX=/usr
-		assertEquals 4 "$(find x -type f | wc -l | tr -d ' ')"
+		for again in 1 2; do
+			silent $make -s CC="$(quick)" install DESTDIR="$PWD/o th" PREFIX="/us r"
+		done
+		assertEquals 7 "$(find "o th" -type f | wc -l | tr -d ' ')"
+		silent $make -s CC="$(quick)" uninstall DESTDIR="$PWD/o th" PREFIX="/us r"
+		assertEquals "$make: what others have" "$(cat before)" "$(cd "o th" && tree)"
 		silent $make -s CC="$(quick)" uninstall DESTDIR=x PREFIX=/usr
 		assertEquals "$make: left behind" "" "$(find x ! -type d)"
+		rm -r x
 	done
+	umask "$mask"
 }
 
-tree() {
-	find . -type f -exec cksum {} + | sort
+test_install_over_a_program_that_runs() {
+	copy copy
+	silent make -s CC="$(quick)" install DESTDIR=x
+	mk s
+	mkfifo p
+	x/usr/local/bin/qemu-snap save i <p &
+	saver=$!
+	exec 3>p
+	head -c 100000 s >&3
+	silent make -s CC="$(quick)" install DESTDIR=x
+	tail -c +100001 s >&3
+	exec 3>&-
+	wait $saver
+	assertEquals "the one that ran" 0 $?
+	works x/usr/local/bin/qemu-snap
+}
+
+# It says which directory it was, and no program is there without the rest.
+test_install_where_it_may_not() {
+	unprivileged || return 0
+	copy copy
+	silent make -s CC="$(quick)" all
+	chmod 755 "$dir"
+	mkdir -p x/usr/local/share/man/man1 x/usr/local/bin
+	chmod -R a+rwX .
+	chmod 555 x/usr/local/share/man/man1
+	for make in make bmake; do
+		command -v $make >/dev/null 2>&1 || continue
+		run $nobody $make CC="$(quick)" install DESTDIR=x
+		assertNotEquals "$make: exit status" 0 "$status"
+		assertContains "$make" "$(cat err)" "x/usr/local/share/man/man1/qemu-snap.1"
+		assertContains "$make" "$(cat err)" "Permission denied"
+		assertEquals "$make: installed" "" "$(find x ! -type d)"
+	done
 }
 
 test_clean_leaves_the_sources() {
