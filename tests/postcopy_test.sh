@@ -92,18 +92,23 @@ test_the_last_pages_come_unasked() {
 	done
 }
 
+# Milliseconds of some clock; not every date knows them.
+now() {
+	python3 -c 'import time; print(int(time.time() * 1000))'
+}
+
 test_rate_limits_the_push() {
 	mk s --block=a:1000 --zero=0 --json=1000
 	save i s
-	begin=$(date +%s%N)
+	begin=$(now)
 	serve --requests=1 -- --postcopy --rate=2M load i
-	took=$((($(date +%s%N) - begin) / 1000000))
+	took=$(($(now) - begin))
 	assertTrue "4 MB at 2 MB/s took $took ms" "[ $took -ge 1500 ]"
 	mk s --block=a:4000 --zero=0 --json=1000 --page-size=1024 --page-bits
 	save j s
-	begin=$(date +%s%N)
+	begin=$(now)
 	serve --requests=1 -- --postcopy --rate=2M load j
-	took=$((($(date +%s%N) - begin) / 1000000))
+	took=$(($(now) - begin))
 	assertTrue "the same in smaller pages took $took ms" "[ $took -ge 1500 ]"
 }
 
