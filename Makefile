@@ -13,6 +13,11 @@ MANDIR = $(PREFIX)/share/man
 BASHDIR = $(PREFIX)/share/bash-completion/completions
 ZSHDIR = $(PREFIX)/share/zsh/site-functions
 
+# Told in snap.h alone.
+VERSION = `sed -n 's/.*SNAP_VERSION[^0-9]*\([0-9].*\).$$/\1/p' snap.h`
+NAME = qemu-snap-$(VERSION)
+TAR = tar
+
 # Ours, whatever CPPFLAGS and CFLAGS the builder gives.
 STD = -D_POSIX_C_SOURCE=200809L -D_FILE_OFFSET_BITS=64
 
@@ -114,7 +119,23 @@ uninstall:
 	rm -f "$(DESTDIR)$(BINDIR)/qemu-snap" "$(DESTDIR)$(MANDIR)/man1/qemu-snap.1" \
 	    "$(DESTDIR)$(BASHDIR)/qemu-snap" "$(DESTDIR)$(ZSHDIR)/_qemu-snap"
 
+# The source as one file; of one commit, and by one gzip, always the same bytes, also from the
+# tarball itself.  The files are those that git knows, or those of the tarball's MANIFEST; their
+# time is the commit's, or SOURCE_DATE_EPOCH.
+dist:
+	@$(TAR) --version 2>&1 | grep GNU >/dev/null || \
+	    { echo "dist needs GNU tar: make dist TAR=gtar" >&2; exit 1; }
+	test ! -e .git || { git ls-files && echo MANIFEST; } >MANIFEST
+	test ! -e .git || TZ=UTC0 touch -t `TZ=UTC0 git log -1 --no-show-signature --format=%cd \
+	    --date=format-local:%Y%m%d%H%M.%S` MANIFEST
+	$(TAR) --format=ustar --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX \
+	    --mtime="$${SOURCE_DATE_EPOCH+@}$${SOURCE_DATE_EPOCH-./MANIFEST}" \
+	    --transform=s,^,$(NAME)/, -T MANIFEST -cf $(NAME).tar
+	gzip -9nf $(NAME).tar
+
 clean:
 	rm -f qemu-snap $(OBJ) $(TOOLS) $(FAULT) bench/peer zstd.flags.*
+	rm -f qemu-snap-*.tar qemu-snap-*.tar.gz
+	test ! -e .git || rm -f MANIFEST
 
-.PHONY: all bench tools check check-long demo install uninstall clean
+.PHONY: all bench tools check check-long demo install uninstall dist clean

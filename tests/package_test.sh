@@ -1,0 +1,129 @@
+#!/bin/sh
+# Packages: the tarball of the source. All in repositories and directories of their own.
+
+. "$(dirname "$0")/lib.sh"
+
+free_of_make
+unset SOURCE_DATE_EPOCH
+
+# A repository with the tree as it is, in one commit. (In SHUNIT_TMPDIR nobody could read it.)
+oneTimeSetUp() {
+	why=
+	command -v git >/dev/null 2>&1 || why="no git here"
+	tar --version 2>&1 | grep GNU >/dev/null || why="no GNU tar here"
+	[ -z "$why" ] || return 0
+	top=$(mktemp -d "${TMPDIR:-/tmp}/qemu-snap-test.XXXXXX") && chmod 755 "$top" || exit 1
+	# The tree may be another user's, as in a container.
+	(
+		cd "$TOP" && if [ -e .git ]; then git -c safe.directory="$TOP" ls-files
+		else grep -v '^MANIFEST$' MANIFEST; fi | tar -cf "$top/tar" -T -
+	) || exit 1
+	HOME=$top GIT_CONFIG_NOSYSTEM=1 GIT_COMMITTER_DATE="2026-02-03T04:05:06+0700"
+	export HOME GIT_CONFIG_NOSYSTEM GIT_COMMITTER_DATE
+	mkdir "$top/tree" && (
+		cd "$top/tree" && tar -xf ../tar && git init -q && git add -Af &&
+			git -c user.name=x -c user.email=x@example.org commit -qm x && make -s dist
+	) || exit 1
+	name=qemu-snap-$("$SNAP" --version | sed -n 's/^qemu-snap //p')
+	tarball=$top/tree/$name.tar.gz
+}
+oneTimeTearDown() { [ -z "${top-}" ] || rm -rf "$top"; }
+setUp() { enter; }
+tearDown() { leave; }
+
+can_pack() { [ -z "$why" ] || skip "$why"; }
+
+# The program's own version names it; else nothing here would be found.
+test_the_tarball_is_named_for_the_version() {
+	can_pack || return 0
+	assertTrue "$(ls "$top/tree")" "[ -f '$tarball' ]"
+	assertEquals "the only one" "$tarball" "$(echo "$top"/tree/*.tar*)"
+}
+
+test_the_tarball_has_all_and_nothing_else() {
+	can_pack || return 0
+	tar -xzf "$tarball"
+	git -C "$top/tree" ls-files >want
+	echo MANIFEST >>want
+	assertTrue "MANIFEST" "cmp want $name/MANIFEST"
+	assertEquals "files" "$(sort want)" "$(cd "$name" && find . -type f | sed 's,^\./,,' | sort)"
+	git -C "$top/tree" ls-files -s | sed -n 's/^100755 .*	//p' | sort >want
+	assertTrue "commands are known" "[ -s want ]"
+	assertEquals "commands" "$(cat want)" \
+		"$(cd "$name" && find . -type f -perm -111 | sed 's,^\./,,' | sort)"
+	(cd "$top/tree" && tar -cf - -T MANIFEST) | (mkdir tree && cd tree && tar -xf -)
+	assertEquals "contents" "" "$(diff -r tree "$name" 2>&1)"
+	assertEquals "owner and time" "0/0 2026-02-02 21:05" "$(TZ=UTC0 tar -tvzf "$tarball" |
+		awk '{ print $2, $4, $5 }' | sort -u)"
+	# As a user has it: it builds, and its tests run.
+	cd "$name" || exit 1
+	silent make -s CC="$(quick)" all tools
+	works ./qemu-snap
+	assertEquals "$name" "$name" "$(./qemu-snap --version | sed -n '1s/ /-/p')"
+	(unset SNAP V; exec sh tests/run tests/cli_test.sh) >out 2>&1 </dev/null
+	status=$?
+	assertEquals "its tests: $(cat out)" 0 "$status"
+}
+
+# same DIR MAKE [WORD...]: what is made there is the same, byte for byte.
+same() {
+	in=$1 by=$2
+	shift 2
+	silent "$@" "$by" -s -C "$in" dist
+	assertTrue "$by in $in" "cmp '$tarball' '$in/$name.tar.gz'"
+}
+
+test_the_tarball_is_the_same_wherever_it_is_made() {
+	can_pack || return 0
+	unprivileged || return 0
+	mask=$(umask)
+	umask 077
+	git clone -q "$top/tree" "a clone"
+	# What is built, and what git does not know, has no place in it.
+	touch "a clone/snap.o" "a clone/other" "a clone/tests/other" "a clone/snap.c"
+	chmod 755 . && chmod -R g+w "a clone/tests"
+	[ -z "$nobody" ] || chown -R 65534:65534 "a clone"
+	same "a clone" make $nobody env TZ=Asia/Tokyo LC_ALL=C.UTF-8
+	same "a clone" make $nobody env TZ=America/New_York	# twice
+	umask "$mask"
+	mkdir unpacked
+	tar -xzf "$tarball" -C unpacked
+	touch "unpacked/$name/other"
+	same "unpacked/$name" make env TZ=Asia/Tokyo
+	# A clean tarball still knows what it was made of.
+	make -s -C "unpacked/$name" clean
+	assertFalse "after clean" "[ -f 'unpacked/$name/$name.tar.gz' ]"
+	same "unpacked/$name" make env
+	command -v bmake >/dev/null 2>&1 || { skip "no bmake here"; return 0; }
+	git clone -q "$top/tree" clone
+	same clone bmake env
+	rm "unpacked/$name/$name.tar.gz"
+	same "unpacked/$name" bmake env
+}
+
+test_the_tarball_has_the_time_that_is_asked_for() {
+	can_pack || return 0
+	git clone -q "$top/tree" clone
+	(cd clone && SOURCE_DATE_EPOCH=86461 make -s dist)
+	assertEquals "1970-01-02 00:01" "$(TZ=UTC0 tar -tvzf "clone/$name.tar.gz" |
+		awk '{ print $4, $5 }' | sort -u)"
+}
+
+# None rather than half of one.
+test_no_tarball() {
+	can_pack || return 0
+	git clone -q "$top/tree" clone
+	run make -s -C clone dist TAR=echo
+	assertNotEquals "another tar" 0 "$status"
+	assertContains "$(cat err)" "dist needs GNU tar"
+	mv clone/README.md .
+	run make -s -C clone dist
+	assertNotEquals "a file of the commit is missing" 0 "$status"
+	mv README.md clone && rm -rf clone/.git clone/MANIFEST
+	run make -s -C clone dist
+	assertNotEquals "neither git nor MANIFEST" 0 "$status"
+	assertContains "$(cat err)" "MANIFEST"
+	assertEquals "left behind" "" "$(find clone -name '*.gz')"
+}
+
+. "$shunit"
