@@ -133,9 +133,25 @@ dist:
 	    --transform=s,^,$(NAME)/, -T MANIFEST -cf $(NAME).tar
 	gzip -9nf $(NAME).tar
 
+# A package for Debian, of the tarball and in a directory of its own: no object here is touched.
+# Not all of build-essential is needed, hence -I and -d.
+deb: dist
+	dpkg-checkbuilddeps -I
+	rm -rf deb.tmp
+	mkdir deb.tmp
+	$(TAR) -xzf $(NAME).tar.gz -C deb.tmp
+	cd deb.tmp/$(NAME) && cp LICENSE debian/copyright && \
+	    { echo "qemu-snap ($(VERSION)) unstable; urgency=medium"; echo; \
+	    echo "  * Built from the sources of this date."; echo; \
+	    sed -n "s/^Maintainer: \(.*\)/ -- \1  `LC_ALL=C date -u -R -r MANIFEST`/p" \
+		debian/control; } >debian/changelog
+	cd deb.tmp/$(NAME) && DEB_BUILD_OPTIONS=noautodbgsym dpkg-buildpackage -d -b -us -uc
+	mv deb.tmp/*.deb .
+	rm -rf deb.tmp
+
 clean:
 	rm -f qemu-snap $(OBJ) $(TOOLS) $(FAULT) bench/peer zstd.flags.*
-	rm -f qemu-snap-*.tar qemu-snap-*.tar.gz
+	rm -rf deb.tmp qemu-snap-*.tar qemu-snap-*.tar.gz qemu-snap_*.deb
 	test ! -e .git || rm -f MANIFEST
 
-.PHONY: all bench tools check check-long demo install uninstall dist clean
+.PHONY: all bench tools check check-long demo install uninstall dist deb clean

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Packages: the tarball of the source. All in repositories and directories of their own.
+# Packages: the tarball of the source, and Debian's made of it. All in repositories and directories
+# of their own.
 
 . "$(dirname "$0")/lib.sh"
 
@@ -124,6 +125,65 @@ test_no_tarball() {
 	assertNotEquals "neither git nor MANIFEST" 0 "$status"
 	assertContains "$(cat err)" "MANIFEST"
 	assertEquals "left behind" "" "$(find clone -name '*.gz')"
+}
+
+# debian DIR MAKE: a package, and nothing else but what clean takes away.
+debian() {
+	# shellcheck disable=SC2086
+	(cd "$1" && exec $2 deb) >out 2>&1 </dev/null
+	status=$?
+	assertEquals "$2 deb: $(tail out)" 0 "$status"
+	assertEquals "MANIFEST
+$name.tar.gz
+$deb" "$(git -C "$1" status --porcelain --ignored | sed 's/^!! //' | sort)"
+}
+
+test_debian() {
+	can_pack && requires dpkg-buildpackage && requires dh || return 0
+	dpkg -s libzstd-dev >/dev/null 2>&1 || { skip "no libzstd-dev of Debian's here"; return 0; }
+	arch=$(dpkg --print-architecture)
+	deb=qemu-snap_${name##*-}_$arch.deb
+	git clone -q "$top/tree" a
+	debian a make
+	run dpkg-deb -f "a/$deb" Version
+	expect 0 ""
+	assertEquals "${name##*-}" "$(cat out)"
+	run dpkg-deb -f "a/$deb" Depends
+	assertContains "$(cat out)" "libc6 "
+	assertContains "$(cat out)" "libzstd1 "
+	assertEquals "-rwxr-xr-x root/root ./usr/bin/qemu-snap
+-rw-r--r-- root/root ./usr/share/bash-completion/completions/qemu-snap
+-rw-r--r-- root/root ./usr/share/doc/qemu-snap/changelog.gz
+-rw-r--r-- root/root ./usr/share/doc/qemu-snap/copyright
+-rw-r--r-- root/root ./usr/share/man/man1/qemu-snap.1.gz
+-rw-r--r-- root/root ./usr/share/zsh/vendor-completions/_qemu-snap" \
+		"$(dpkg-deb -c "a/$deb" | awk '!/^d/ { print $1, $2, $6 }')"
+	assertEquals "directories" "drwxr-xr-x root/root" \
+		"$(dpkg-deb -c "a/$deb" | awk '/^d/ { print $1, $2 }' | sort -u)"
+	dpkg-deb -x "a/$deb" x
+	works x/usr/bin/qemu-snap
+	assertContains "$(x/usr/bin/qemu-snap --version)" "zstd"
+	share=x/usr/share
+	gzip -d $share/man/man1/qemu-snap.1.gz $share/doc/qemu-snap/changelog.gz
+	assertTrue "manual" "cmp '$TOP/qemu-snap.1' $share/man/man1/qemu-snap.1"
+	assertTrue "copyright" "cmp '$TOP/LICENSE' $share/doc/qemu-snap/copyright"
+	assertEquals "qemu-snap (${name##*-}) unstable; urgency=medium" \
+		"$(head -n 1 $share/doc/qemu-snap/changelog)"
+	assertEquals " -- $(dpkg-deb -f "a/$deb" Maintainer)  Mon, 02 Feb 2026 21:05:06 +0000" \
+		"$(tail -n 1 $share/doc/qemu-snap/changelog)"
+	mv "a/$deb" a.deb
+	touch "a/$deb"
+	silent make -s -C a clean
+	assertEquals "after clean" "" "$(git -C a status --porcelain --ignored)"
+	# And again: another place, umask, time zone and make.
+	other="make"
+	command -v bmake >/dev/null 2>&1 && other=bmake
+	mask=$(umask)
+	umask 077
+	git clone -q "$top/tree" another
+	debian another "env TZ=Asia/Tokyo $other"
+	umask "$mask"
+	assertTrue "the same once more" "cmp a.deb 'another/$deb'"
 }
 
 . "$shunit"
