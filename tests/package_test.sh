@@ -1,6 +1,6 @@
 #!/bin/sh
-# Packages: the tarball of the source, and Debian's made of it. All in repositories and directories
-# of their own.
+# Packages: the tarball of the source, Debian's made of it, and the recipe for Alpine's. All in
+# repositories and directories of their own.
 
 . "$(dirname "$0")/lib.sh"
 
@@ -184,6 +184,40 @@ test_debian() {
 	debian another "env TZ=Asia/Tokyo $other"
 	umask "$mask"
 	assertTrue "the same once more" "cmp a.deb 'another/$deb'"
+}
+
+# A recipe is read by abuild's shell with the variables of a build set.
+test_alpine() {
+	can_pack || return 0
+	tar -xzf "$tarball"
+	recipe=$TOP/packaging/APKBUILD
+	silent sh -n "$recipe"
+	for variable in pkgname pkgver pkgrel pkgdesc url arch license makedepends source; do
+		assertNotEquals "$variable" "" "$(. "$recipe" && eval "echo \$$variable")"
+	done
+	for variable in depends sha512sums; do
+		assertEquals "$variable" set "$(unset $variable; . "$recipe" && eval "echo \${$variable+set}")"
+	done
+	assertEquals "$name" "$(. "$recipe" && echo "$pkgname-$pkgver")"
+	assertEquals "$name.tar.gz" "$(. "$recipe" && echo "$source")"
+	# Its functions, as abuild calls them; all that check would run must be there.
+	silent env CC="$(quick)" CFLAGS=-O0 pkgdir="$dir/pkg" sh -c '
+		make() { command make -s "$@"; }
+		sh() { ls "$@" tests/tools/mkstream tests/tools/rpclient >"$pkgdir.check"; }
+		set -eu
+		. "$1"
+		cd "$2"
+		build
+		check
+		package' sh "$recipe" "$name"
+	assertTrue "check runs some tests" "[ $(wc -l <pkg.check) -ge 4 ]"
+	assertEquals "/usr/bin/qemu-snap
+/usr/share/bash-completion/completions/qemu-snap
+/usr/share/man/man1/qemu-snap.1
+/usr/share/zsh/site-functions/_qemu-snap" "$(cd pkg && find . -type f | sed 's/^\.//' | sort)"
+	works pkg/usr/bin/qemu-snap
+	requires shellcheck || return 0
+	silent shellcheck -s ash -e SC2034,SC2154 "$recipe"
 }
 
 . "$shunit"
