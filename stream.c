@@ -126,6 +126,7 @@ struct stream_in {
 	int have_part, ended, wants_shut;
 	struct { uint32_t sid; enum handler h; } section[SECTIONS];
 	unsigned nsection;
+	int has_content[NHANDLERS];	/* their sections are not empty */
 	unsigned type;		/* of the section being read */
 
 	uint64_t tail;		/* bytes of the tail handed over */
@@ -643,6 +644,7 @@ read_bitmap(struct stream_in *s)
 			return -1;
 		if (flags & 0x01)
 			return 0;
+		s->has_content[H_BITMAP] = 1;
 		if (flags & 0x10) {
 			if (skip(s, 5) != 0)	/* granularity, flags */
 				return -1;
@@ -665,7 +667,10 @@ read_htab(struct stream_in *s)
 
 	if (take_u32(s, &first) != 0)
 		return -1;
-	if (first != 0)		/* size of the table, or that there is none */
+	if (first == UINT32_MAX)	/* a guest with radix page tables has none */
+		return 0;
+	s->has_content[H_HTAB] = 1;
+	if (first != 0)		/* its size */
 		return 0;
 	for (;;) {
 		if ((p = take(s, 8)) == NULL)
@@ -690,6 +695,7 @@ read_attributes(struct stream_in *s)
 		case 0x01:
 			return 0;
 		case 0x02:
+			s->has_content[H_ATTRIBUTES] = 1;
 			if (take_u64(s, &n) != 0 || skip(s, n) != 0)
 				return -1;
 			break;
@@ -861,8 +867,9 @@ read_command(struct stream_in *s)
 }
 
 /*
- * The first FULL after the RAM.  A background snapshot ends no iterable section;
- * that of RAM is complete all the same, others are not.
+ * The first FULL after the RAM.  A background snapshot ends no iterable section; that of RAM is
+ * complete all the same, others are not, unless there is nothing in them at all: TCG keeps no
+ * storage attributes of an s390x guest, and one of ppc64 may do without a hash table.
  */
 static int
 begin_tail(struct stream_in *s)
@@ -870,7 +877,7 @@ begin_tail(struct stream_in *s)
 	unsigned i;
 
 	for (i = 0; i < s->nsection && !s->ended; i++)
-		if (s->section[i].h != H_RAM)
+		if (s->has_content[s->section[i].h])
 			complain(s, "section %s: not complete in a background snapshot: "
 			    "use an ordinary migration", handler_name[s->section[i].h]);
 	if (s->ignore_shared && !s->ended)

@@ -434,6 +434,17 @@ test_a_background_snapshot_with_other_handlers_is_not_complete() {
 	run_on s "$SNAP" save i
 	assertEquals 2 "$status"
 	assertContains "$(cat err)" "section spapr/htab: not complete in a background snapshot"
+	mk s --iterable=stattrib
+	run_on s "$SNAP" save i
+	assertEquals 2 "$status"
+	assertContains "$(cat err)" "section s390-storage_attributes: not complete in a background"
+}
+
+# As those of guests that have no such thing are.
+test_a_background_snapshot_with_empty_sections_is_complete() {
+	mk s --iterable=htab --iterable=stattrib --iterable=dirty-bitmap --empty
+	save i s
+	holds_stream i s
 }
 
 # On a descriptor that does not block a source is not given up either.

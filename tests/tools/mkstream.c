@@ -21,6 +21,7 @@
  *	--early			virtio-mem-device-early before the first page
  *	--iterable=dirty-bitmap|htab|stattrib
  *				one more iterable handler; repeatable
+ *	--empty			nothing is in their sections
  *	--devices=N		FULL sections, default 8, at least 1
  *	--json=BYTES		description, default 100000, at least what the list
  *				of devices takes; 0: none, as suppress-vmdesc
@@ -115,7 +116,7 @@ static struct {
 	const char *machine, *drained;
 	enum bad bad;
 	int ordinary, shuffle, page_bits, uuid, early, return_path, switchover;
-	int ignore_shared, iterable[NITERABLE];
+	int ignore_shared, empty, iterable[NITERABLE];
 } opt = {
 	.seed = 1, .page_size = 4096, .passes = 1, .devices = 8, .json = 100000,
 	.cut = UINT64_MAX, .pct = { [C_ZERO] = 20 }, .machine = "pc-i440fx-7.2"
@@ -445,7 +446,9 @@ put_bitmap(unsigned type)
 {
 	uint8_t bits[64];
 
-	if (type == START) {
+	if (opt.empty)
+		;
+	else if (type == START) {
 		put8(0x1c);		/* START, names of node and bitmap */
 		put_name("drive0");
 		put_name("bitmap0");
@@ -471,8 +474,8 @@ put_htab(unsigned type)
 {
 	uint8_t ptes[5 * 16];
 
-	if (type == START) {
-		put32(24);		/* log2 of its size */
+	if (opt.empty || type == START) {
+		put32(opt.empty ? UINT32_MAX : 24);	/* log2 of its size, or none */
 		return;
 	}
 	put32(0);
@@ -489,7 +492,7 @@ put_stattrib(unsigned type)
 {
 	uint8_t attributes[40];
 
-	if (type != START) {
+	if (type != START && !opt.empty) {
 		put64(0x10000 | 0x02);	/* MORE */
 		put64(sizeof attributes);
 		fill_random(attributes, sizeof attributes, draw(), UINT64_MAX);
@@ -1018,7 +1021,7 @@ parse_option(const char *arg)
 {
 	static const struct { const char *name; int *flag; } flags[] = {
 		{ "--shuffle", &opt.shuffle }, { "--page-bits", &opt.page_bits },
-		{ "--uuid", &opt.uuid }, { "--early", &opt.early },
+		{ "--uuid", &opt.uuid }, { "--early", &opt.early }, { "--empty", &opt.empty },
 		{ "--return-path", &opt.return_path }, { "--switchover", &opt.switchover },
 		{ "--ignore-shared", &opt.ignore_shared }
 	};
