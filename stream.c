@@ -739,6 +739,19 @@ read_full_header(struct stream_in *s, struct full_header *h)
 	    take_u32(s, &h->version) != 0 ? -1 : 0;
 }
 
+/* A section that nobody here can measure. */
+static int
+refuse_section(struct stream_in *s, const char *name)
+{
+	static const char vfio[] = "/vfio";
+	size_t n = strlen(name);
+
+	return complain(s, "section %s: cannot be stored%s", name,
+	    strcmp(name, "block") == 0 ? ": switch the capability block off" :
+	    n >= sizeof vfio && strcmp(name + n - (sizeof vfio - 1), vfio) == 0 ?
+	    ": take this device from the guest" : ", its length is not known");
+}
+
 /* 1: the RAM map is known now. */
 static int
 read_start(struct stream_in *s)
@@ -753,8 +766,7 @@ read_start(struct stream_in *s)
 		if (strcmp(h.name, handler_name[i]) == 0)
 			break;
 	if (i == NHANDLERS)
-		return complain(s, "section %s: cannot be stored, its length is not known",
-		    h.name);
+		return refuse_section(s, h.name);
 	if (s->nsection == SECTIONS)
 		return complain(s, "more iterable sections than known here");
 	s->section[s->nsection].sid = h.sid;

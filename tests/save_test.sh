@@ -160,8 +160,9 @@ test_what_cannot_be_stored_is_refused_by_name() {
 		no-footer send-section-footer=off cannot be stored
 		mapped-ram mapped-ram
 		unknown-cap which is not known here
-		unknown-section section foo: cannot be stored
-		vfio vfio: cannot be stored
+		unknown-section section foo: cannot be stored, its length is not known
+		vfio section 0000:00:05.0/vfio: cannot be stored: take this device from the guest
+		block-migration section block: cannot be stored: switch the capability block off
 		ram-version section ram: version
 		ram-twice section ram: begins twice
 		block-twice is there twice

@@ -75,8 +75,8 @@ enum bad {
 	GOOD,
 	/* before the pages */
 	MAGIC, VERSION, NO_CONFIG, NO_FOOTER, MAPPED_RAM, UNKNOWN_CAP, UNKNOWN_SECTION,
-	VFIO, RAM_VERSION, RAM_TWICE, BLOCK_TWICE, BLOCK_SUM, BLOCK_ODD, BLOCK_EMPTY_NAME,
-	BLOCK_NUL, ADVISE, EARLY_UNKNOWN, NO_BLOCK,
+	VFIO, BLOCK_MIGRATION, RAM_VERSION, RAM_TWICE, BLOCK_TWICE, BLOCK_SUM, BLOCK_ODD,
+	BLOCK_EMPTY_NAME, BLOCK_NUL, ADVISE, EARLY_UNKNOWN, NO_BLOCK,
 	/* a record among the pages */
 	XBZRLE, COMPRESS, MULTIFD, HOOK, UNKNOWN_FLAG, FILL, UNKNOWN_BLOCK, OUTSIDE,
 	/* an element between sections */
@@ -89,7 +89,8 @@ enum bad {
 static const char *const bad_name[NBAD] = {
 	"none",
 	"magic", "version", "no-config", "no-footer", "mapped-ram", "unknown-cap",
-	"unknown-section", "vfio", "ram-version", "ram-twice", "block-twice", "block-sum",
+	"unknown-section", "vfio", "block-migration", "ram-version", "ram-twice", "block-twice",
+	"block-sum",
 	"block-odd", "block-empty-name", "block-nul", "advise", "early-unknown", "no-block",
 	"xbzrle", "compress", "multifd", "hook", "unknown-flag", "fill", "unknown-block",
 	"outside",
@@ -565,8 +566,9 @@ put_prologue(void)
 		put_ram_start();
 	if (!others_first)
 		put_iterables(START);
-	if (opt.bad == UNKNOWN_SECTION || opt.bad == VFIO) {
-		put_full_header(START, 77, opt.bad == VFIO ? "0000:00:05.0/vfio" : "foo", 0, 1);
+	if (opt.bad >= UNKNOWN_SECTION && opt.bad <= BLOCK_MIGRATION) {
+		put_full_header(START, 77, opt.bad == VFIO ? "0000:00:05.0/vfio" :
+		    opt.bad == BLOCK_MIGRATION ? "block" : "foo", 0, 1);
 		put64(UINT64_C(0xffffffffef100001));
 		put_footer(77);
 	}
