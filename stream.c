@@ -70,6 +70,7 @@ enum {
 	READ_SIZE = 16 << 10,
 	READ_TAIL = 4096,
 	RECORD_MIN = 9,		/* bytes of a zero page, the shortest record */
+	GUESS_RECORDS = 16,	/* see are_pages_of() */
 	KEPT_MAX = 16 << 20,	/* bytes kept of what is not RAM, all together */
 	SILENCE_MS = 100,	/* see tail_is_over() */
 	LONG_SILENCE_MS = 1000,
@@ -270,6 +271,17 @@ need(struct stream_in *s, size_t n)
 		}
 	}
 	return 0;
+}
+
+/* Are n bytes here that are not to be consumed yet?  Where they would be waited for in vain: no. */
+static int
+have(struct stream_in *s, size_t n)
+{
+	while (s->len - s->pos < n)
+		if ((s->wants_shut && !waits(s->fd, LONG_SILENCE_MS, s->on_signal,
+		    s->on_signal_arg)) || fill(s, n - (s->len - s->pos)) <= 0)
+			return 0;
+	return 1;
 }
 
 /* Append to what is kept, if anything is now. */
@@ -582,29 +594,41 @@ read_block(struct stream_in *s, uint64_t *left)
 		return complain(s, "RAM block %s: at no possible address", b->id);
 	if (ram_map_named(ram, b->id) != NULL)
 		return complain(s, "RAM block %s is there twice", b->id);
-	if (b->len == 0 || b->len % ram->page_size != 0)
-		return complain(s, "RAM block %s: its length is not whole pages of %u bytes; see "
-		    "--page-size", b->id, (unsigned)s->ram.page_size);
-	if (b->len > *left)
+	if (b->len == 0 || b->len > *left)
 		return complain(s, "RAM blocks do not add up to the total");
-	if (b->len / ram->page_size > PAGES_MAX - ram->npages)
-		return complain(s, "more RAM than an image can hold");
 	s->ram_map_bytes += strlen(b->id) + 17;
 	if (s->ram_map_bytes > RAM_MAP_MAX - 16)
 		return complain(s, "more RAM blocks than an image can describe");
 	if (s->is_mapped && read_mapped(s, b) != 0)
 		return -1;
-	b->first = ram->npages;
-	ram->npages += b->len / ram->page_size;
 	ram->nblk++;
 	*left -= b->len;
+	return 0;
+}
+
+/* The page size is known now. */
+static int
+number_pages(struct stream_in *s)
+{
+	struct ram_map *ram = &s->ram;
+	struct ram_block *b;
+
+	for (b = ram->blk; b < ram->blk + ram->nblk; b++) {
+		if (b->len % ram->page_size != 0)
+			return complain(s, "RAM block %s: its length is not whole pages of %u "
+			    "bytes; see --page-size", b->id, (unsigned)ram->page_size);
+		if (b->len / ram->page_size > PAGES_MAX - ram->npages)
+			return complain(s, "more RAM than an image can hold");
+		b->first = ram->npages;
+		ram->npages += b->len / ram->page_size;
+	}
 	return 0;
 }
 
 static int
 read_blocks(struct stream_in *s)
 {
-	uint64_t word, left, mask = s->ram.page_size - 1;
+	uint64_t word, left, mask = PAGE_SIZE_MIN - 1;
 
 	s->ram.has_addr = s->ignore_shared;
 	s->sparse |= s->ignore_shared;
@@ -622,6 +646,78 @@ read_blocks(struct stream_in *s)
 	if (word != RAM_EOS)
 		return complain(s, "section ram: list of blocks does not end");
 	return 0;
+}
+
+/*
+ * Are the first records of RAM, which are to come next, such of pages of this size?
+ * Pages are saved one after the other, so it shows in an offset that is no multiple of twice
+ * the size; what lies behind a page of data must be a record, too.
+ */
+static int
+are_pages_of(struct stream_in *s, uint32_t size)
+{
+	const struct ram_block *b = NULL;
+	char name[NAME_MAX_WIRE + 1];
+	unsigned flags, n, k;
+	const uint8_t *p;
+	uint64_t word, off;
+	int shows = 0;
+	size_t at = 5;
+
+	if (!have(s, at) || s->buf[s->pos] != VM_SECTION_PART ||
+	    get_be32(s->buf + s->pos + 1) != s->ram.sid)
+		return 0;
+	for (n = 0; n < GUESS_RECORDS && at < PAGE_SIZE_MAX && have(s, at + 9); n++) {
+		p = s->buf + s->pos + at;
+		if ((word = get_be64(p)) == RAM_EOS) {	/* footer, and another section */
+			at += 18;
+			if (!have(s, at) || s->buf[s->pos + at - 5] != VM_SECTION_PART)
+				return 0;
+			continue;
+		}
+		flags = (unsigned)(word & (size - 1));
+		off = word - flags;
+		at += 8;
+		if (!(flags & RAM_CONTINUE)) {
+			k = p[8];
+			if (!have(s, at + 1 + k))
+				return 0;
+			memcpy(name, s->buf + s->pos + at + 1, k);
+			name[k] = '\0';
+			b = ram_map_named(&s->ram, name);
+			at += 1 + k;
+		}
+		flags &= ~(unsigned)RAM_CONTINUE;
+		if (b == NULL || off >= b->len || (flags != RAM_PAGE && flags != RAM_ZERO))
+			return 0;
+		shows |= (off & size) != 0;
+		if (shows && n > 0)
+			return 1;
+		at += flags == RAM_PAGE ? size : 1;
+	}
+	return 0;
+}
+
+/*
+ * Where nobody has told the page size, it is what the first records show: that of most targets
+ * first, then those that others have.  Whether it was right is told at the end.
+ */
+static void
+guess_page_size(struct stream_in *s)
+{
+	static const uint32_t size[] = { 4096, 8192, 16384, 1024, 256 };
+	size_t i;
+
+	if (s->page_size_told || s->user_page_size != 0 || s->is_mapped)
+		return;
+	for (i = 0; i < sizeof size / sizeof size[0]; i++)
+		if (are_pages_of(s, size[i])) {
+			s->ram.page_size = size[i];
+			break;
+		}
+	if (s->ram.page_size < PAGE_SIZE_MIN)	/* AVR; it can be read, and drained */
+		complain(s, "target pages of %u bytes, less than %d: cannot be stored",
+		    (unsigned)s->ram.page_size, (int)PAGE_SIZE_MIN);
 }
 
 /* ---- iterable handlers other than RAM ---- */
@@ -781,7 +877,8 @@ read_start(struct stream_in *s)
 	s->ram.sid = h.sid;
 	if (read_blocks(s) != 0 || read_footer(s, h.sid) != 0)
 		return -1;
-	return 1;
+	guess_page_size(s);
+	return number_pages(s) == 0 ? 1 : -1;
 }
 
 /* PART or END. */
@@ -927,6 +1024,14 @@ read_element(struct stream_in *s)
 
 /* ---- RAM records ---- */
 
+/* This is no record where one is expected. */
+static int
+lost(struct stream_in *s, unsigned flags)
+{
+	return complain(s, "section ram: record with unknown flags 0x%x%s", flags,
+	    s->page_size_told || s->user_page_size != 0 ? "" : "; see --page-size");
+}
+
 /* Name what cannot be stored, and take its payload. */
 static int
 refuse_record(struct stream_in *s, unsigned flags)
@@ -945,7 +1050,7 @@ refuse_record(struct stream_in *s, unsigned flags)
 		return n > 2 * s->ram.page_size ?
 		    complain(s, "section ram: damaged") : skip(s, n);
 	}
-	return complain(s, "section ram: record with unknown flags 0x%x", flags);
+	return lost(s, flags);
 }
 
 /* Which block a record is of, and that its page is in there. */
@@ -996,7 +1101,7 @@ read_record(struct stream_in *s, struct stream_item *it)
 	}
 	if (flags & ~(unsigned)(RAM_CONTINUE | RAM_ZERO | RAM_PAGE | RAM_XBZRLE |
 	    RAM_COMPRESS_PAGE))
-		return complain(s, "section ram: record with unknown flags 0x%x", flags);
+		return lost(s, flags);
 	if (read_record_block(s, flags, off) != 0)
 		return -1;
 	switch (flags & ~(unsigned)RAM_CONTINUE) {

@@ -47,12 +47,13 @@ test_streams_of_all_shapes() {
 }
 
 test_page_size_from_the_user() {
-	mk s --page-size=8192 --block=x:40
+	mk s --page-size=32768 --block=x:40
 	run_on s "$SNAP" save i
 	assertEquals 2 "$status"
+	assertContains "$(cat err)" "; see --page-size"
 	assertNotContains "$(ls)" "i"
-	save i s --page-size=8K
-	holds_stream i s --page-size=8192
+	save i s --page-size=32K
+	holds_stream i s --page-size=32768
 	mk s --page-size=8192 --page-bits --block=x:40
 	run_on s "$SNAP" -S 4K save i
 	assertEquals 2 "$status"
@@ -61,6 +62,37 @@ test_page_size_from_the_user() {
 	run_on s "$SNAP" save j
 	assertEquals 2 "$status"
 	assertContains "$(cat err)" "use --page-size"
+}
+
+# Streams of targets that have but one page size do not tell it before their end.
+test_page_size_from_the_first_pages() {
+	while read -r size options; do
+		# shellcheck disable=SC2086
+		mk s --page-size=$size --block=x:41 --block=y:8 $options
+		save i s
+		holds_stream i s --page-size=$size
+	done <<-'END'
+		1024
+		1024 --shuffle
+		8192
+		8192 --shuffle
+		8192 --zero=100
+		8192 --zero=0
+		8192 --absent=30
+		8192 --kind=ordinary --return-path
+		8192 --section=1
+		16384
+	END
+	# Too few of them to tell.
+	mk s --page-size=8192 --block=x:1 --zero=0
+	run_on s "$SNAP" save j
+	assertEquals 2 "$status"
+	assertContains "$(cat err)" "; see --page-size"
+	# An image has no pages as small as these.
+	mk s --page-size=256 --block=x:400
+	run_on s "$SNAP" save j
+	assertEquals 2 "$status"
+	assertContains "$(cat err)" "target pages of 256 bytes, less than 1024: cannot be stored"
 }
 
 # Whatever the number of threads, the cache mode, and who reads how fast: the same bytes.

@@ -12,7 +12,7 @@
  *	--kind=background|ordinary
  *				ordinary: pages are sent again in an END section
  *	--machine=NAME		default pc-i440fx-7.2
- *	--page-size=N		of the target: 1024 to 65536, default 4096
+ *	--page-size=N		of the target: 256 to 65536, default 4096
  *	--page-bits		say so in configuration/target-page-bits
  *	--uuid			have configuration/uuid
  *	--ignore-shared		have the capability x-ignore-shared
@@ -1029,7 +1029,7 @@ parse_option(const char *arg)
 	};
 	static const struct { const char *name; uint64_t *to, min, max; } numbers[] = {
 		{ "--seed", &opt.seed, 0, UINT64_MAX },
-		{ "--page-size", &opt.page_size, 1024, PAGE_MAX },
+		{ "--page-size", &opt.page_size, 256, PAGE_MAX },
 		{ "--passes", &opt.passes, 1, 60 },
 		{ "--section", &opt.section, 1, UINT64_MAX },
 		{ "--devices", &opt.devices, 1, 1000000 },
