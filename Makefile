@@ -93,6 +93,7 @@ bench: all tools bench/peer
 check-long: check
 	sh tests/matrix
 	sh tests/matrix-faults
+	tests/arch --table
 	sh tests/sanitize
 	sh tests/fuzz/run 3600
 	LONG=1 sh tests/run tests/fault_test.sh

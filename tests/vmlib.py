@@ -154,7 +154,7 @@ class Qmp:
         self.events = []        # (time, event)
         self.replies = {}       # by id
 
-    def send(self, name, **arguments):
+    def send(self, name, /, **arguments):
         self.serial += 1
         message = {'execute': name, 'id': self.serial}
         if arguments:
@@ -283,7 +283,7 @@ class VM:
                 status = 'none yet'
             raise Failure('QEMU ended while %s (exit status %s)' % (doing, status))
 
-    def command(self, name, **arguments):
+    def command(self, name, /, **arguments):
         number = self.qmp.send(name, **arguments)
         while True:
             result = self.qmp.take(number)
