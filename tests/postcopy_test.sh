@@ -146,6 +146,17 @@ test_blocks_that_are_not_whole_host_pages() {
 	assertContains "$(cat err)" "precopy only"
 }
 
+# QEMU itself says so, too: "Target page size bigger than host page size".
+test_pages_larger_than_those_of_the_host() {
+	size=$(getconf PAGESIZE)
+	[ "$size" -lt 65536 ] || return 0
+	mk s --page-size=$((2 * size)) --page-bits --block=a:40
+	save i s
+	serve --expect-exit=1 -- --postcopy load i
+	assertContains "$(cat err)" "pages of $((2 * size)) bytes on a host with pages of $size: QEMU loads this in precopy"
+	holds_stream i s
+}
+
 # Huge pages: each goes out whole and in one piece, and the list of blocks tells their size.
 test_pages_of_the_destination() {
 	while IFS='|' read -r mk ours theirs; do
