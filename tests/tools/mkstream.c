@@ -611,10 +611,10 @@ make_page(uint64_t n, uint64_t round)
 	const uint64_t h = mix_from(seed_of(n), FOR_CONTENT, n * 64 + round);
 
 	if (h % 16 == 0) {
-		memset(page, 0, opt.page_size);
+		memset(page, 0, (size_t)opt.page_size);
 		page[h % 32 == 0 ? opt.page_size - 1 : below(h, opt.page_size)] = 1;
 	} else
-		fill_random(page, opt.page_size, h,
+		fill_random(page, (size_t)opt.page_size, h,
 		    h & 1 ? UINT64_MAX : UINT64_C(0x0f00000f000000ff));
 }
 
@@ -659,7 +659,7 @@ put_bad_record(const struct block *b)
 	case UNKNOWN_FLAG:
 		/* 0x001 was once a page of which nothing is known today. */
 		put_record(b, offset, (opt.page_size > 2048 ? 0x800 : 0x001) | PAGE);
-		put(page, opt.page_size);
+		put(page, (size_t)opt.page_size);
 		break;
 	case FILL:
 		put_record(b, offset, ZERO);
@@ -667,11 +667,11 @@ put_bad_record(const struct block *b)
 		break;
 	case UNKNOWN_BLOCK:
 		put_record(&nowhere, 0, PAGE);
-		put(page, opt.page_size);
+		put(page, (size_t)opt.page_size);
 		break;
 	case OUTSIDE:
 		put_record(b, offset + opt.page_size, PAGE);
-		put(page, opt.page_size);
+		put(page, (size_t)opt.page_size);
 		break;
 	default:
 		break;
@@ -767,10 +767,10 @@ send_page(const struct block *b, uint64_t n, uint64_t round)
 		put8(0);
 	else {
 		if (c == C_ZERODATA)
-			memset(page, 0, opt.page_size);
+			memset(page, 0, (size_t)opt.page_size);
 		else
 			make_page(n, round);
-		put(page, opt.page_size);
+		put(page, (size_t)opt.page_size);
 	}
 	records++;
 	if (opt.bad >= XBZRLE && opt.bad < WRONG_FOOTER && bad_now())
@@ -788,9 +788,9 @@ send_round(uint64_t round)
 	uint64_t n, other;
 
 	if (opt.shuffle) {
-		if (sent == NULL && (sent = malloc(npages / 8 + 1)) == NULL)
+		if (sent == NULL && (sent = malloc((size_t)npages / 8 + 1)) == NULL)
 			die("out of memory", "");
-		memset(sent, 0, npages / 8 + 1);
+		memset(sent, 0, (size_t)npages / 8 + 1);
 	}
 	b = blocks;
 	for (n = 0; n < npages; n++) {
@@ -889,7 +889,7 @@ put_device(uint64_t i)
 	fill_random(body, size, key, UINT64_MAX);
 	for (k = 0; k < 10; k++) {
 		key = scramble(key + 1);
-		t = key % (sizeof traps / sizeof traps[0]);
+		t = (size_t)(key % (sizeof traps / sizeof traps[0]));
 		if (traps[t].len <= size)
 			memcpy(body + below(key, size - traps[t].len + 1), traps[t].bytes,
 			    traps[t].len);

@@ -726,6 +726,7 @@ take_page(struct block *b, uint64_t off, unsigned flags)
 {
 	static const uint8_t zeros[PAGE_MAX];
 	const uint64_t k = off / opt.page_size;
+	const size_t size = (size_t)opt.page_size;
 	const uint8_t *p;
 
 	if (state == RUNNING)
@@ -735,10 +736,10 @@ take_page(struct block *b, uint64_t off, unsigned flags)
 			fail("%s %" PRIx64 ": filled with something else than zero", b->name, off);
 		b->state[k] = IS_ZERO;
 	} else {
-		p = take(opt.page_size);
-		b->state[k] = memcmp(p, zeros, opt.page_size) == 0 ? IS_ZERO : IS_DATA;
+		p = take(size);
+		b->state[k] = memcmp(p, zeros, size) == 0 ? IS_ZERO : IS_DATA;
 		if (opt.dump)
-			b->crc[k] = crc32(p, opt.page_size);
+			b->crc[k] = crc32(p, size);
 		if (state == RUNNING && b->asked[off / b->host] == 0)
 			pushed += opt.page_size;
 	}
@@ -885,11 +886,11 @@ take_block(uint64_t *left)
 	b->first = nhost;
 	b->nhost = b->len / b->host;
 	nhost += b->nhost;
-	b->state = allocate(b->len / opt.page_size, 1);
-	b->hstate = allocate(b->nhost, 1);
-	b->asked = allocate(b->nhost, sizeof *b->asked);
+	b->state = allocate((size_t)(b->len / opt.page_size), 1);
+	b->hstate = allocate((size_t)b->nhost, 1);
+	b->asked = allocate((size_t)b->nhost, sizeof *b->asked);
 	if (opt.dump)
-		b->crc = allocate(b->len / opt.page_size, sizeof *b->crc);
+		b->crc = allocate((size_t)(b->len / opt.page_size), sizeof *b->crc);
 	nblocks++;
 }
 
@@ -1072,7 +1073,7 @@ take_discard(size_t len)
 		if (n == 0 || start >= b->len || n > b->len - start ||
 		    start % b->host != 0 || n % b->host != 0)
 			fail("DISCARD of %" PRIu64 " bytes at %s %" PRIx64, n, name, start);
-		memset(b->state + start / opt.page_size, ABSENT, n / opt.page_size);
+		memset(b->state + start / opt.page_size, ABSENT, (size_t)(n / opt.page_size));
 		for (k = start / b->host; k < (start + n) / b->host; k++)
 			b->hstate[k] |= DISCARDED;
 	}
@@ -1414,7 +1415,7 @@ resume(void)
 	close(rp_fd);
 	if (place_left > 0)	/* a part of a host page is nothing */
 		memset(place_block->state + place_page * place_block->host / opt.page_size,
-		    ABSENT, place_block->host / opt.page_size);
+		    ABSENT, (size_t)(place_block->host / opt.page_size));
 	place_left = 0;
 	buf_pos = buf_len = rp_len = 0;
 	offset = 0;
