@@ -18,8 +18,8 @@ VERSION = `sed -n 's/.*SNAP_VERSION[^0-9]*\([0-9].*\).$$/\1/p' snap.h`
 NAME = qemu-snap-$(VERSION)
 TAR = tar
 
-# Ours, whatever CPPFLAGS and CFLAGS the builder gives.
-STD = -D_POSIX_C_SOURCE=200809L -D_FILE_OFFSET_BITS=64
+# Ours, whatever CPPFLAGS and CFLAGS the builder gives: POSIX.1-2008 with XSI.
+STD = -D_POSIX_C_SOURCE=200809L -D_XOPEN_SOURCE=700 -D_FILE_OFFSET_BITS=64 -D_TIME_BITS=64
 
 OBJ = snap.o options.o message.o save.o store.o guard.o load.o postcopy.o info.o check.o \
 	optimize.o export.o import.o preamble.o prologue.o target.o stream.o image.o units.o \

@@ -21,8 +21,13 @@
  * One mutex guards the positions and the done marks; the request itself is
  * touched by one thread at a time and needs none.
  */
+#ifndef NO_EXTENSIONS
 #ifdef __linux__
-#define _GNU_SOURCE		/* O_DIRECT, F_SETPIPE_SZ, preadv2(), sync_file_range() */
+#define _GNU_SOURCE
+#else		/* where who asks for no standard is shown everything */
+#undef _POSIX_C_SOURCE
+#undef _XOPEN_SOURCE
+#endif
 #endif
 #include "aio.h"
 
@@ -40,10 +45,40 @@
 #include <string.h>
 #include <unistd.h>
 
-#if defined(O_DIRECT) && !defined(NO_DIRECT)
-#define OPEN_DIRECT	O_DIRECT
-#else
-#define OPEN_DIRECT	0
+/*
+ * What not every system has is used where its headers know it.  Each of these leaves out
+ * one such thing; NO_EXTENSIONS, above, all that POSIX does not know.
+ */
+#ifdef NO_ADVICE
+#undef POSIX_FADV_SEQUENTIAL
+#endif
+#ifdef NO_DIRECT
+#undef O_DIRECT
+#endif
+#ifdef NO_DSYNC
+#undef O_DSYNC
+#endif
+#ifdef NO_FULL_SYNC
+#undef F_FULLFSYNC
+#endif
+#ifdef NO_NOWAIT
+#undef RWF_NOWAIT
+#endif
+#ifdef NO_PIPE_SIZE
+#undef F_SETPIPE_SZ
+#endif
+#ifdef NO_PROCESSORS
+#undef _SC_NPROCESSORS_ONLN
+#endif
+#ifdef NO_WRITE_BACK
+#undef SYNC_FILE_RANGE_WRITE
+#endif
+
+#ifndef O_DIRECT
+#define O_DIRECT	0
+#endif
+#ifndef O_DSYNC
+#define O_DSYNC		O_SYNC
 #endif
 
 /* Images pass 4 GiB: a host whose off_t cannot is refused here. */
@@ -82,7 +117,7 @@ at(const struct aio *a, uint64_t position)
 static void
 begin_write_back(const struct aio_run *run)
 {
-#if defined(SYNC_FILE_RANGE_WRITE) && !defined(NO_WRITE_BACK)
+#ifdef SYNC_FILE_RANGE_WRITE
 	(void)sync_file_range(run->fd, (off_t)run->off, (off_t)run->len, SYNC_FILE_RANGE_WRITE);
 #else
 	(void)run;
@@ -117,7 +152,7 @@ execute(struct aio_req *r)
 static int
 read_from_cache(struct aio_req *r)
 {
-#if defined(RWF_NOWAIT) && !defined(NO_NOWAIT)
+#ifdef RWF_NOWAIT
 	struct iovec v;
 	size_t i;
 
@@ -183,15 +218,15 @@ worker(void *arg)
 unsigned
 aio_workers(unsigned most, int owner_works)
 {
-#ifdef _SC_NPROCESSORS_ONLN
-	long n = sysconf(_SC_NPROCESSORS_ONLN);
+	long n = -1;
 
-	if (n > 0) {
-		n -= owner_works && n > 1;
-		return n < (long)most ? (unsigned)n : most;
-	}
+#ifdef _SC_NPROCESSORS_ONLN
+	n = sysconf(_SC_NPROCESSORS_ONLN);
 #endif
-	return most;
+	if (n <= 0)
+		return most;
+	n -= owner_works && n > 1;
+	return n < (long)most ? (unsigned)n : most;
 }
 
 struct aio *
@@ -358,11 +393,18 @@ open_again(const char *path, int flags)
 	return fd;
 }
 
+/* fsync() of macOS leaves data in the drive's cache; not all its file systems know better. */
 static int
 sync_again(int fd)
 {
 	int r;
 
+#ifdef F_FULLFSYNC
+	while ((r = fcntl(fd, F_FULLFSYNC)) != 0 && errno == EINTR)
+		;
+	if (r == 0)
+		return 0;
+#endif
 	while ((r = fsync(fd)) != 0 && errno == EINTR)
 		;
 	return r;
@@ -577,9 +619,9 @@ io_open(const char *path, int wr, int flags, int *fd)
 	int err;
 
 	if (flags & IO_DIRECT) {
-		if (OPEN_DIRECT == 0)
+		if (O_DIRECT == 0)
 			return ENOTSUP;
-		mode |= OPEN_DIRECT;
+		mode |= O_DIRECT;
 	}
 	if (flags & IO_DSYNC)
 		mode |= O_DSYNC;
@@ -736,7 +778,7 @@ io_close(int fd)
 int
 io_pipe_size(int fd, size_t len)
 {
-#if defined(F_SETPIPE_SZ) && !defined(NO_PIPE_SIZE)
+#ifdef F_SETPIPE_SZ
 	return fcntl(fd, F_SETPIPE_SZ, (int)len) >= 0 ? 0 : errno;
 #else
 	(void)fd;

@@ -62,13 +62,7 @@ note_asked(int sig)
 static void
 catch_with(int flags)
 {
-	static const int sigs[] = {
-		SIGUSR1,
-		SIGALRM,
-#ifdef SIGINFO
-		SIGINFO
-#endif
-	};
+	static const int sigs[] = { SIGUSR1, SIGALRM };
 	struct sigaction sa;
 	size_t i;
 
