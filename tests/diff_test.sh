@@ -473,7 +473,7 @@ test_tables_that_do_not_agree() {
 
 # ---- large guests ----
 
-# 1 TiB, with one page in every fourth leaf: neither pages nor leaves add up.
+# 4 TiB, with one page in every fourth leaf: neither pages nor leaves add up.
 test_a_large_guest() {
 	# Nothing in the second of its eight nodes.
 	node=134217728
@@ -483,7 +483,7 @@ test_a_large_guest() {
 	awk 'NR % 2' of_s >>of_t
 	for image in s t; do
 		# shellcheck disable=SC2046
-		python3 "$TOOLS/pagestream.py" 1024 m:1073741824 $(cat of_$image) >stream
+		python3 "$TOOLS/pagestream.py" 4096 m:1073741824 $(cat of_$image) >stream
 		"$SNAP" save $image <stream 2>err || fail "$(cat err)"	# it warns of the room
 	done
 	begin=$(date +%s)
