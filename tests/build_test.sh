@@ -8,21 +8,12 @@
 free_of_make
 under_test=$SNAP
 tab=$(printf '\t')
-strict="-O2 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wconversion -Werror"
 
 setUp() {
 	SNAP=$under_test
 	enter
 }
 tearDown() { leave; }
-
-# copy DIR: what belongs to the program and its tools, and go there.
-copy() {
-	mkdir -p "$1/tests/tools" "$1/completion" &&
-		cp "$TOP"/*.c "$TOP"/*.h "$TOP/Makefile" "$TOP/qemu-snap.1" "$1" &&
-		cp "$TOP"/completion/*qemu-snap* "$1/completion" &&
-		cp "$TOOLS"/*.c "$TOOLS"/*.py "$1/tests/tools" && cd "$1" || fail "copy"
-}
 
 # compiles MAKE: would it compile anything? (bmake -q says so always.)
 compiles() {

@@ -174,10 +174,20 @@ wait_for() {
 
 # ---- suites that build ----
 
+strict="-O2 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wconversion -Werror"
+
 # Of the make that runs us, and of its caller, nothing is to reach the makes of a test.
 free_of_make() {
 	unset MAKEFLAGS MFLAGS MAKEOVERRIDES MAKELEVEL MAKE CC CFLAGS CPPFLAGS LDFLAGS LDLIBS
 	unset PREFIX DESTDIR BINDIR MANDIR ASAN_OPTIONS LSAN_OPTIONS UBSAN_OPTIONS TSAN_OPTIONS
+}
+
+# copy DIR: what belongs to the program and its tools, and go there.
+copy() {
+	mkdir -p "$1/tests/tools" "$1/completion" &&
+		cp "$TOP"/*.c "$TOP"/*.h "$TOP/Makefile" "$TOP/qemu-snap.1" "$1" &&
+		cp "$TOP"/completion/*qemu-snap* "$1/completion" &&
+		cp "$TOOLS"/*.c "$TOOLS"/*.py "$1/tests/tools" && cd "$1" || fail "copy"
 }
 
 # A compiler for tests of which compiling is not the point: the fastest.
