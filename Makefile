@@ -96,7 +96,7 @@ check-long: check
 	tests/arch --table
 	sh tests/sanitize
 	sh tests/fuzz/run 3600
-	LONG=1 sh tests/run tests/fault_test.sh
+	LONG=1 sh tests/run tests/fault_test.sh tests/hosts_test.sh
 
 demo:
 	sh tests/setup demo

@@ -1,7 +1,6 @@
 #!/bin/sh
-# Building, in copies of the tree: with every make and compiler at hand, silently at their strictest,
-# and with sanitizers; installing and cleaning; the manual against the program; and the rules of the
-# house that grep can check.
+# Building, in copies of the tree: with every make at hand, and with sanitizers; installing and
+# cleaning; the manual against the program; and the rules of the house that grep can check.
 
 . "$(dirname "$0")/lib.sh"
 
@@ -64,49 +63,6 @@ test_every_source_is_built() {
 	for source in *.c; do
 		assertTrue "$source is not in OBJ" "[ -f '${source%.c}.o' ]"
 	done
-}
-
-strict_with() {
-	copy copy
-	silent make -s -j2 CC="$1 -std=c99 -pedantic-errors" CFLAGS="$strict" all tools
-	works ./qemu-snap
-}
-
-test_gcc_at_its_strictest() {
-	requires gcc && strict_with gcc
-	return 0
-}
-
-test_clang_at_its_strictest() {
-	requires clang && strict_with clang
-	return 0
-}
-
-test_tcc() {
-	requires tcc || return 0
-	copy copy
-	silent make -s CC=tcc all tools
-	works ./qemu-snap
-}
-
-# Without whatever POSIX does not know: the same images, and everything still works.
-test_posix_alone() {
-	copy copy
-	silent make -s CC="${CC:-cc}" CPPFLAGS="-DNO_DIRECT -DNO_WRITE_BACK -DNO_PIPE_SIZE -DNO_NOWAIT \
-		-DNO_CRC_INSTRUCTION" CFLAGS="$strict" all
-	works ./qemu-snap
-	"$TOOLS/mkstream" --kind=ordinary --passes=3 --block=a:20000 >s
-	for program in "$SNAP" ./qemu-snap; do
-		"$program" --reproducible save i <s || fail "save"
-		mv i "i.$(echo "$program" | tr -d /)"
-	done
-	set -- i.*
-	assertEquals "two images" 2 $#
-	assertTrue "the same images" "cmp $1 $2"
-	"$TOOLS/rpclient" --burst=3 ./qemu-snap --postcopy load "$1" >out 2>err
-	assertEquals "$(cat err)" 0 $?
-	./qemu-snap --cache=none check "$1" >out 2>err
-	assertContains "direct I/O is refused and done without" "$(cat err)" "direct"
 }
 
 tree() {

@@ -3,6 +3,7 @@
 """Make images that are wrong in one way each: all checksums around the lie are right.
 
 usage: badimage.py plain|coded|based IMAGE
+       badimage.py far IMAGE NEW
 
 Writes KIND.bad for each kind of lie, and prints a line with the kind, the number of its rule in
 format.md (0: not told) and words of the message it should get.
@@ -10,6 +11,9 @@ format.md (0: not told) and words of the message it should get.
 plain: IMAGE is that of tinystream.py with --unit-pages=2 and --reproducible; the offsets are those
 of the example in format.md. coded, based: those of format_test.sh, which tells what is in them; the
 bases that based images are led to get the UUID of the true one.
+
+far: no lie. NEW is IMAGE, a raw one that was saved with --unit-pages=4, behind a hole of more than
+4 GiB, a section of a kind that readers pass over; and it was made in the year 2242.
 """
 
 import struct
@@ -438,10 +442,60 @@ def bases():
         f.write(i.b)
 
 
+# ---- far away ----
+
+
+def times(a, b):
+    """The product of two polynomials modulo that of the CRC, bits reversed."""
+    product = 0
+    for bit in range(31, -1, -1):
+        if a >> bit & 1:
+            product ^= b
+        b = b >> 1 ^ (0x82f63b78 if b & 1 else 0)
+    return product
+
+
+def crc_of_zeros(n):
+    c, shift = 0xffffffff, 1 << 23         # x^8: one zero byte
+    while n > 0:
+        if n & 1:
+            c = times(c, shift)
+        shift = times(shift, shift)
+        n >>= 1
+    return c ^ 0xffffffff
+
+
+def far(i, name):
+    hole, end = (1 << 32) + (1 << 20), i.footer_at()
+    for n, off, _ in i.sec.values():
+        i.section(n, 'off', off + hole)
+    i.b[end + SECTION + 32:end + 4092] = i.b[end + SECTION:end + 4092 - 32]
+    for field, value in (('type', 99), ('crc', crc_of_zeros(hole)), ('off', i.data),
+                         ('len', hole)):
+        i.section(0, field, value)
+    i.footer_put(16, 'Q', len(i.b) + hole)
+    i.footer_put(48, 'Q', 1 << 33)
+    i.footer_put(104, 'I', len(i.sec) + 1)
+    for u in range(i.get(i.units + 28, 'I')):
+        i.put(i.unit(u), 'Q', i.get(i.unit(u), 'Q') + hole)
+    for kind in (4, 5):
+        _, off, size = i.sec[kind]
+        i.put(off + 32, 'Q', i.get(off + 32, 'Q') + hole)
+        i.part(off, off + size)
+    i.seal()
+    with open(name, 'wb') as f:
+        f.write(i.b[:i.data])
+        f.seek(hole, 1)
+        f.write(i.b[i.data:])
+
+
 def main():
     mode = sys.argv[1]
     with open(sys.argv[2], 'rb') as f:
         data = f.read()
+    if mode == 'far':
+        far(Whole(data), sys.argv[3])
+        return
     if mode == 'based':
         bases()
     kinds = {'plain': KINDS, 'coded': CODED, 'based': BASED}[mode]
