@@ -37,6 +37,8 @@ static uint32_t (*update)(uint32_t, const uint8_t *, size_t) = by_tables;
  */
 #if defined(NO_CRC_INSTRUCTION) || defined(__TINYC__) || !defined(__GNUC__)
 #elif defined(__x86_64__)
+#include <cpuid.h>
+
 #define INSTRUCTION	__attribute__((target("sse4.2")))
 #define CRC8(crc, v)	__builtin_ia32_crc32di(crc, v)
 #define CRC1(crc, v)	__builtin_ia32_crc32qi((uint32_t)(crc), v)
@@ -44,8 +46,9 @@ static uint32_t (*update)(uint32_t, const uint8_t *, size_t) = by_tables;
 static int
 have_instruction(void)
 {
-	__builtin_cpu_init();
-	return __builtin_cpu_supports("sse4.2");
+	unsigned a, b, c = 0, d;
+
+	return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_SSE4_2);
 }
 #elif defined(__aarch64__) && defined(__ARM_FEATURE_CRC32)
 #include <arm_acle.h>

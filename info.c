@@ -28,8 +28,10 @@ format_time(char *s, size_t size, uint64_t t)
 	time_t tt = (time_t)t;
 	struct tm *tm = t == 0 || tt < 0 || (uint64_t)tt != t ? NULL : gmtime(&tt);
 
-	if (tm == NULL || strftime(s, size, "%Y-%m-%dT%H:%M:%SZ", tm) == 0)
-		*s = '\0';
+	*s = '\0';
+	if (tm != NULL)		/* strftime() would bring the time zones along */
+		snprintf(s, size, "%04ld-%02d-%02dT%02d:%02d:%02dZ", tm->tm_year + 1900L,
+		    tm->tm_mon + 1, tm->tm_mday, tm->tm_hour, tm->tm_min, tm->tm_sec);
 }
 
 struct block_pages {
@@ -41,7 +43,7 @@ struct facts {
 	const char *path;
 	int err;		/* 0, or what was met on the way, after a message */
 	struct image_look look;
-	char uuid[37], time[32], label[LABEL_MAX + 1], machine[MACHINE_MAX + 1];
+	char uuid[37], time[80], label[LABEL_MAX + 1], machine[MACHINE_MAX + 1];
 	const struct ram_map *ram;
 	const struct image_header *h;
 	const struct image_footer *f;
