@@ -464,7 +464,9 @@ def add_common_options(parser, mem, load, timeout):
 
 
 def parse_common_options(parser):
-    parser.set_defaults(kind='background', return_path=False)
+    # What the scenario of roundtrip asks for, whose options not all programs have.
+    parser.set_defaults(kind='background', return_path=False, source_args='', load_qemu=None,
+                        huge=None, ignore_shared=False)
     args = parser.parse_args()
     args.loads = args.load.split(',') if args.load else []
     for load in args.loads:
