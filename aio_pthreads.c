@@ -402,8 +402,8 @@ sync_again(int fd)
 #ifdef F_FULLFSYNC
 	while ((r = fcntl(fd, F_FULLFSYNC)) != 0 && errno == EINTR)
 		;
-	if (r == 0)
-		return 0;
+	if (r == 0 || (errno != ENOTSUP && errno != ENOTTY && errno != EINVAL))
+		return r;
 #endif
 	while ((r = fsync(fd)) != 0 && errno == EINTR)
 		;

@@ -30,7 +30,7 @@ format_time(char *s, size_t size, uint64_t t)
 
 	*s = '\0';
 	if (tm != NULL)		/* strftime() would bring the time zones along */
-		snprintf(s, size, "%04ld-%02d-%02dT%02d:%02d:%02dZ", tm->tm_year + 1900L,
+		snprintf(s, size, "%04lld-%02d-%02dT%02d:%02d:%02dZ", tm->tm_year + 1900LL,
 		    tm->tm_mon + 1, tm->tm_mday, tm->tm_hour, tm->tm_min, tm->tm_sec);
 }
 

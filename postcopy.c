@@ -1134,8 +1134,8 @@ send_some(struct server *p)
 	if (!out_pending(&p->out))
 		do
 			r = send_next(p);
-		while (r == 1 && p->spent == NULL && (p->begun != NULL ||
-		    (p->serving ? ++n < most : !precopy_done(p))));
+		while (r == 1 && p->spent == NULL &&
+		    (p->serving ? ++n < most : !precopy_done(p)));
 	if (r < 0 || (err = flush(p)) == 0)
 		return r;
 	return err < 0 ? err : 0;
@@ -1304,7 +1304,7 @@ static int
 send_prologue(struct server *p)
 {
 	uint8_t *buf, *at, size[8];
-	size_t len, start, ram_len, n, k;
+	size_t len, start = 0, ram_len, n, k;
 	uint64_t bytes;
 	int err;
 
@@ -1386,18 +1386,27 @@ await(struct server *p, enum rp_type type, struct rp_msg *m)
 	}
 }
 
-/* n bytes of the bitmap of block k, for pages from first on: mark what is there. */
+/* n bytes of the bitmap of block k, for pages from first on: mark what is there.  A large page is
+ * there as a whole or not at all: else --host-page-size is wrong, and what is missing would never
+ * be sent. */
 static int
 take_bits(struct server *p, size_t k, const uint8_t *bits, size_t n, uint64_t first)
 {
 	const struct ram_block *b = &p->ram->blk[k];
 	uint64_t pages = b->len / p->ram->page_size, i, h;
-	int err;
+	int err, bit;
 
 	for (i = first; i < first + n * 8 && i < pages; i++) {
-		if (i % p->host[k] != 0 || !(bits[(i - first) / 8] >> i % 8 & 1))
-			continue;
+		bit = bits[(i - first) / 8] >> i % 8 & 1;
 		h = p->host_first[k] + i / p->host[k];
+		if (i % p->host[k] != 0 && bit != marked(&p->had, h)) {
+			snap_warnx("return path: parts of pages of %lu bytes are there of block %s: "
+			    "see --host-page-size", (unsigned long)p->host[k] * p->ram->page_size,
+			    b->id);
+			return SNAP_EDATA;
+		}
+		if (i % p->host[k] != 0 || !bit)
+			continue;
 		if ((err = mark(&p->sent, h)) != 0 || (err = mark(&p->had, h)) != 0)
 			return err;
 		p->nsent++;

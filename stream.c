@@ -127,6 +127,7 @@ struct stream_in {
 	int have_part, ended, wants_shut;
 	struct { uint32_t sid; enum handler h; } section[SECTIONS];
 	unsigned nsection;
+	int failed;		/* SNAP_E*, reported, when the page size was looked for */
 	int has_content[NHANDLERS];	/* their sections are not empty */
 	unsigned type;		/* of the section being read */
 
@@ -273,14 +274,22 @@ need(struct stream_in *s, size_t n)
 	return 0;
 }
 
-/* Are n bytes here that are not to be consumed yet?  Where they would be waited for in vain: no. */
+/* Are n bytes here that are not to be consumed yet?  Where they would be waited for in vain: no.
+ * What the system refuses is kept in s->failed. */
 static int
 have(struct stream_in *s, size_t n)
 {
-	while (s->len - s->pos < n)
-		if ((s->wants_shut && !waits(s->fd, LONG_SILENCE_MS, s->on_signal,
-		    s->on_signal_arg)) || fill(s, n - (s->len - s->pos)) <= 0)
+	int got;
+
+	while (s->len - s->pos < n) {
+		if (s->failed != 0 || (s->wants_shut && !waits(s->fd, LONG_SILENCE_MS,
+		    s->on_signal, s->on_signal_arg)))
 			return 0;
+		if ((got = fill(s, n - (s->len - s->pos))) < 0)
+			s->failed = got;
+		if (got <= 0)
+			return 0;
+	}
 	return 1;
 }
 
@@ -650,8 +659,9 @@ read_blocks(struct stream_in *s)
 
 /*
  * Are the first records of RAM, which are to come next, such of pages of this size?
- * Pages are saved one after the other, so it shows in an offset that is no multiple of twice
- * the size; what lies behind a page of data must be a record, too.
+ * It shows in an offset that is no multiple of twice the size; what lies behind a page of data
+ * must be a record, too.  Pages are saved one after the other; but as those that a guest writes to
+ * come first, the ones of an unusual size must be seen to follow one on another.
  */
 static int
 are_pages_of(struct stream_in *s, uint32_t size)
@@ -660,8 +670,8 @@ are_pages_of(struct stream_in *s, uint32_t size)
 	char name[NAME_MAX_WIRE + 1];
 	unsigned flags, n, k;
 	const uint8_t *p;
-	uint64_t word, off;
-	int shows = 0;
+	uint64_t word, off, next = 0;
+	int shows = 0, steps = 0;
 	size_t at = 5;
 
 	if (!have(s, at) || s->buf[s->pos] != VM_SECTION_PART ||
@@ -691,7 +701,9 @@ are_pages_of(struct stream_in *s, uint32_t size)
 		if (b == NULL || off >= b->len || (flags != RAM_PAGE && flags != RAM_ZERO))
 			return 0;
 		shows |= (off & size) != 0;
-		if (shows && n > 0)
+		steps += n > 0 && off == next;
+		next = off + size;
+		if (shows && n > 0 && (size == 4096 || steps >= 2))
 			return 1;
 		at += flags == RAM_PAGE ? size : 1;
 	}
@@ -702,14 +714,14 @@ are_pages_of(struct stream_in *s, uint32_t size)
  * Where nobody has told the page size, it is what the first records show: that of most targets
  * first, then those that others have.  Whether it was right is told at the end.
  */
-static void
+static int
 guess_page_size(struct stream_in *s)
 {
 	static const uint32_t size[] = { 4096, 8192, 16384, 1024, 256 };
 	size_t i;
 
 	if (s->page_size_told || s->user_page_size != 0 || s->is_mapped)
-		return;
+		return 0;
 	for (i = 0; i < sizeof size / sizeof size[0]; i++)
 		if (are_pages_of(s, size[i])) {
 			s->ram.page_size = size[i];
@@ -718,6 +730,7 @@ guess_page_size(struct stream_in *s)
 	if (s->ram.page_size < PAGE_SIZE_MIN)	/* AVR; it can be read, and drained */
 		complain(s, "target pages of %u bytes, less than %d: cannot be stored",
 		    (unsigned)s->ram.page_size, (int)PAGE_SIZE_MIN);
+	return s->failed;
 }
 
 /* ---- iterable handlers other than RAM ---- */
@@ -854,6 +867,7 @@ read_start(struct stream_in *s)
 {
 	struct full_header h;
 	unsigned i;
+	int err;
 
 	s->keep = &s->prologue;
 	if (read_full_header(s, &h) != 0)
@@ -877,7 +891,8 @@ read_start(struct stream_in *s)
 	s->ram.sid = h.sid;
 	if (read_blocks(s) != 0 || read_footer(s, h.sid) != 0)
 		return -1;
-	guess_page_size(s);
+	if ((err = guess_page_size(s)) != 0)
+		return err;
 	return number_pages(s) == 0 ? 1 : -1;
 }
 

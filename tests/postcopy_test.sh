@@ -116,7 +116,7 @@ test_rate_limits_the_push() {
 test_bad_messages() {
 	mk s --block=a:2000
 	save i s
-	for odd in outside overflow too-long zero-length unknown-block no-block short-id; do
+	for odd in outside overflow too-long astride zero-length unknown-block no-block short-id; do
 		serve --odd=$odd --expect-exit=2 -- --postcopy load i
 		assertContains "$odd" "$(cat err)" "qemu-snap: return path: "
 	done
@@ -212,6 +212,19 @@ test_pages_of_the_destination_after_a_resume() {
 	pages_of <s | grep -v ' zero$' | sort >want
 	grep -v ' zero$' out | grep -v '^pages ' | sort >got
 	assertTrue "pages" "cmp want got"
+}
+
+# Small pages taken for large ones would be taken for sent when a part of them is there.
+test_large_pages_that_are_none_after_a_resume() {
+	mk s --block=mem:8192 --block=vga:64 --zero=0
+	save i s
+	for size in 64K 2M; do
+		"$TOOLS/rpclient" --requests=0 --hangup=3000 --expect-exit=2 \
+			--resume="exec '$SNAP' --resume --host-page-size=$size load i" \
+			"$SNAP" --rate=20M --postcopy load i >out 2>err
+		assertEquals "$(cat out err)" 0 $?
+		assertContains "$(cat err)" "bytes are there of block mem: see --host-page-size"
+	done
 }
 
 # A page that is damaged is never sent; the service ends, and the message names it.

@@ -64,6 +64,27 @@ test_page_size_from_the_user() {
 	assertContains "$(cat err)" "use --page-size"
 }
 
+# evenstream KIND: pages of 4 KiB that begin with 20 whose numbers are even, of data or zero, out of
+# turn; then come all others.
+evenstream() {
+	python3 - "$1" <<-'END'
+		import random, struct, sys
+		sid, end = struct.pack(">I", 1), b"\x7e" + struct.pack(">I", 1)
+		def word(n): return struct.pack(">Q", n)
+		def page(n, data):
+		    return word(n * 4096 | (8 if data else 2)) + b"\1m" + (bytes([n & 255]) * 4096 if data else b"\0")
+		even = [n * 2 for n in random.Random(1).sample(range(500), 20)]
+		out = [b"QEVM\0\0\0\3\7\0\0\0\4none\1" + sid + b"\3ram" + struct.pack(">II", 0, 4),
+		    word(1000 << 12 | 4) + b"\1m" + word(1000 << 12) + word(16) + end + b"\2" + sid]
+		out += [page(n, sys.argv[1] == "data") for n in even]
+		out += [page(n, True) for n in range(1000) if n not in even]
+		json = b'{"page_size": 4096, "devices": [{"name": "d", "instance_id": 0}]}'
+		out += [word(16) + end + b"\4" + sid[:3] + b"\7\1d" + struct.pack(">II", 0, 1) + b"1234\x7e\0\0\0\7",
+		    b"\0\6" + struct.pack(">I", len(json)) + json]
+		sys.stdout.buffer.write(b"".join(out))
+	END
+}
+
 # Streams of targets that have but one page size do not tell it before their end.
 test_page_size_from_the_first_pages() {
 	while read -r size options; do
@@ -83,6 +104,12 @@ test_page_size_from_the_first_pages() {
 		8192 --section=1
 		16384
 	END
+	# A guest begins with pages of its own, here and there.
+	for first in data zero; do
+		evenstream $first >s
+		save i s
+		holds_stream i s --page-size=4096
+	done
 	# Too few of them to tell.
 	mk s --page-size=8192 --block=x:1 --zero=0
 	run_on s "$SNAP" save j

@@ -45,7 +45,7 @@
  *	--shut=N		say SHUT N
  *	--garbage		send a malformed message when LISTEN has come
  *	--odd=KIND		or a hostile request: outside, overflow, too-long,
- *				zero-length, unknown-block, no-block, short-id
+ *				astride, zero-length, unknown-block, no-block, short-id
  *	--timeout=S		then COMMAND is killed, and that is an error (default 20)
  *	--expect-exit=N		what COMMAND should end with (default 0).  If not 0, or
  *				after --garbage or --odd, its output may end early, but
@@ -1122,6 +1122,8 @@ send_odd(void)
 		rp_request(b->name, NULL, 0 - (uint64_t)host, 2 * host);
 	else if (strcmp(opt.odd, "too-long") == 0)
 		rp_request(b->name, NULL, b->len - host, 2 * host);
+	else if (strcmp(opt.odd, "astride") == 0)
+		rp_request(b->name, NULL, host / 2, host);
 	else if (strcmp(opt.odd, "zero-length") == 0)
 		rp_request(b->name, NULL, 0, 0);
 	else if (strcmp(opt.odd, "unknown-block") == 0)
@@ -1493,8 +1495,8 @@ host_page_size(const char *s)
 static void
 parse_odd(const char *v)
 {
-	static const char *const kinds[] = { "outside", "overflow", "too-long", "zero-length",
-	    "unknown-block", "no-block", "short-id" };
+	static const char *const kinds[] = { "outside", "overflow", "too-long", "astride",
+	    "zero-length", "unknown-block", "no-block", "short-id" };
 	size_t i;
 
 	for (i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
