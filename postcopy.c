@@ -1400,9 +1400,9 @@ take_bits(struct server *p, size_t k, const uint8_t *bits, size_t n, uint64_t fi
 		bit = bits[(i - first) / 8] >> i % 8 & 1;
 		h = p->host_first[k] + i / p->host[k];
 		if (i % p->host[k] != 0 && bit != marked(&p->had, h)) {
-			snap_warnx("return path: parts of pages of %lu bytes are there of block %s: "
-			    "see --host-page-size", (unsigned long)p->host[k] * p->ram->page_size,
-			    b->id);
+			snap_warnx("return path: parts of pages of %lu bytes are there of block "
+			    "%s: see --host-page-size",
+			    (unsigned long)p->host[k] * p->ram->page_size, b->id);
 			return SNAP_EDATA;
 		}
 		if (i % p->host[k] != 0 || !bit)
