@@ -45,6 +45,17 @@ character(char out[CHARACTER + 1], const char **s)
 	*s += n;
 }
 
+int
+json_is_text(const char *str)
+{
+	int n;
+
+	for (; *str != '\0'; str += n)
+		if ((n = utf8_length((const unsigned char *)str)) == 0)
+			return 0;
+	return 1;
+}
+
 void
 json_string(FILE *f, const char *str)
 {
@@ -136,6 +147,10 @@ keep(struct json *j, uint32_t byte)
 		j->text[j->len++] = (char)byte;
 	else
 		j->cut = 1;
+	if (j->copy_len + 1 < j->copy_size)
+		j->copy[j->copy_len++] = (char)byte;
+	else
+		j->copy_cut = 1;
 }
 
 static void
@@ -226,7 +241,8 @@ string(struct json *j, enum json_token token)
 	int c;
 
 	j->len = 0;
-	j->cut = 0;
+	j->cut = j->copy_cut = 0;
+	j->copy_len = 0;
 	j->at++;
 	while ((c = take(j)) != '"') {
 		if (c < 0)
@@ -240,6 +256,8 @@ string(struct json *j, enum json_token token)
 			    "string that is not UTF-8");
 	}
 	j->text[j->len] = '\0';
+	if (j->copy_size > 0)
+		j->copy[j->copy_len] = '\0';
 	j->state = token == JSON_KEY ? COLON : AFTER;
 	return token;
 }
@@ -303,6 +321,7 @@ word(struct json *j)
 	int c = peek(j);
 	const char *s = c == 't' ? "true" : c == 'f' ? "false" : "null";
 
+	j->is_true = c == 't';
 	for (; *s != '\0'; s++)
 		if (take(j) != *s)
 			return bad(j, "neither a value nor an end");

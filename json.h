@@ -12,6 +12,8 @@
 /* Write a string with its quotes.  Bytes that are not UTF-8 become the code point of that
  * number. */
 void json_string(FILE *f, const char *str);
+/* Is str UTF-8, so that a reader finds in json_string() what it is? */
+int json_is_text(const char *str);
 /* The same into buf, which has size bytes, at least 3.  What has no room is left out. */
 void json_put(char *buf, size_t size, const char *str);
 
@@ -21,7 +23,7 @@ void json_put(char *buf, size_t size, const char *str);
  * Beyond that RFC it refuses zero bytes in strings, which have no end in C then.
  */
 enum {
-	JSON_DEPTH = 256,	/* of objects and arrays in one another; refused beyond */
+	JSON_DEPTH = 1024,	/* of objects and arrays in one another; refused beyond */
 	JSON_TEXT = 256		/* bytes of a string that are kept, its NUL included */
 };
 
@@ -44,13 +46,17 @@ struct json {
 	const char *why;
 	char text[JSON_TEXT];	/* of the last key or string */
 	int cut;		/* it was longer */
+	char *copy;		/* set by the caller, or NULL: the same with more room, copy_size */
+	size_t copy_size, copy_len;
+	int copy_cut;
 	uint64_t number;
+	int is_true;		/* the last word was that one */
 	int is_whole;		/* number is what was written: no sign, no fraction, no overflow */
+	size_t len;		/* of text */
 	unsigned depth;		/* of what is open */
 
 	uint8_t open[JSON_DEPTH / 8];	/* private: for each depth, is it an object? */
 	int state;		/* what may come next */
-	size_t len;		/* of text */
 	size_t at, n;		/* of buf */
 	uint8_t buf[4096];
 };
