@@ -25,10 +25,11 @@ OBJ = snap.o options.o message.o save.o store.o guard.o load.o postcopy.o info.o
 	optimize.o export.o import.o preamble.o prologue.o target.o stream.o image.o units.o \
 	index.o reader.o fetch.o verify.o chain.o diff.o \
 	layout.o table.o hot.o marks.o codec.o codec_zstd.o crc32c.o latency.o json.o \
-	status.o describe.o foreign.o aio_pthreads.o
+	status.o describe.o foreign.o qmp.o disks.o drives.o worker.o \
+	take.o revert.o monitor.o aio_pthreads.o
 HDR = snap.h options.h stream.h image.h writer.h reader.h layout.h table.h codec.h \
 	crc32c.h aio.h bytes.h postcopy.h guard.h hot.h latency.h marks.h json.h status.h \
-	store.h preamble.h prologue.h target.h describe.h foreign.h
+	store.h preamble.h prologue.h target.h describe.h foreign.h qmp.h disks.h drives.h worker.h
 
 # What is said of zstd, where it was found: one line, else none.
 FLAGS = zstd.flags.$(ZSTD)

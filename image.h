@@ -58,7 +58,7 @@ int image_zero(struct image_writer *w, uint64_t page);
  */
 struct image_bytes {
 	uint32_t type;		/* SEC_PREAMBLE, SEC_PROLOGUE, SEC_ITERABLES, SEC_LABEL,
-				 * SEC_HOT */
+				 * SEC_HOT, SEC_DISKS */
 	const uint8_t *buf;
 	size_t len;
 };

@@ -13,6 +13,7 @@
 
 #include "codec.h"
 #include "describe.h"
+#include "disks.h"
 #include "hot.h"
 #include "image.h"
 #include "json.h"
@@ -54,6 +55,7 @@ struct facts {
 	unsigned nanc;
 	struct device_list dev;
 	int dev_known;		/* their section is good */
+	struct disks disks;
 	struct hot_list hot;	/* the one that a load would use */
 	int postcopy;
 };
@@ -127,7 +129,8 @@ collect(struct facts *x, struct image *im)
 	x->nanc = image_ancestors(im, &x->anc);
 	x->kind = x->f->flags & IMAGE_ENDED ? "migration" : "background snapshot";
 	x->postcopy = !(x->f->flags & IMAGE_IGNORE_SHARED);
-	if (met(x, label_read(im, x->label)) || met(x, machine_read(im, x->machine)))
+	if (met(x, label_read(im, x->label)) || met(x, machine_read(im, x->machine)) ||
+	    met(x, disks_read(&x->disks, im)))
 		return;
 	err = devices_read(im, &x->dev);
 	x->dev_known = err == 0;
@@ -227,6 +230,26 @@ print_devices(const struct facts *x)
 }
 
 static void
+print_disks(const struct facts *x)
+{
+	const struct disk *d;
+	unsigned i;
+
+	for (i = 0; i < x->disks.n; i++) {
+		d = &x->disks.disk[i];
+		fputs(i == 0 ? "disks          " : "               ", stdout);
+		print_name(d->name);
+		fputs(": as it was in ", stdout);
+		print_name(d->file);
+		fputs(" (", stdout);
+		print_name(d->format);
+		fputs("); the guest went on in ", stdout);
+		print_name(d->next);
+		putchar('\n');
+	}
+}
+
+static void
 print_identity(const struct facts *x)
 {
 	print_text("image", x->path);
@@ -279,6 +302,7 @@ print_human(const struct facts *x)
 		print_name(x->anc[i].path);
 		putchar('\n');
 	}
+	print_disks(x);
 	print_blocks(x);
 	print_devices(x);
 }
@@ -422,6 +446,28 @@ json_blocks(const struct facts *x)
 }
 
 static void
+json_disks(const struct facts *x)
+{
+	const struct disk *d;
+	unsigned i;
+
+	fputs("  \"disks\": [", stdout);
+	for (i = 0; i < x->disks.n; i++) {
+		d = &x->disks.disk[i];
+		fputs(i == 0 ? "\n    {\"name\": " : ",\n    {\"name\": ", stdout);
+		json_string(stdout, d->name);
+		fputs(", \"file\": ", stdout);
+		json_string(stdout, d->file);
+		fputs(", \"format\": ", stdout);
+		json_string(stdout, d->format);
+		fputs(", \"next\": ", stdout);
+		json_string(stdout, d->next);
+		putchar('}');
+	}
+	puts(i == 0 ? "]," : "\n  ],");
+}
+
+static void
 print_programs(const struct facts *x, const struct image *im)
 {
 	puts("{");
@@ -437,6 +483,7 @@ print_programs(const struct facts *x, const struct image *im)
 	json_pages(x);
 	json_ancestors(x);
 	json_hot(x, im);
+	json_disks(x);
 	printf("  \"device-state\": %llu,\n", (ull)x->device_state);
 	json_devices(x);
 	json_blocks(x);
@@ -475,6 +522,7 @@ run_info(const struct options *o)
 	free(x.block);
 	devices_free(&x.dev);
 	hot_free(&x.hot);
+	disks_free(&x.disks);
 	image_close(im);
 	return close_stdout(x.err);
 }

@@ -42,7 +42,8 @@ enum {
 	SEC_TAIL = 20,
 	SEC_ANCESTORS = 21,
 	SEC_LABEL = 22,
-	SEC_HOT = 23
+	SEC_HOT = 23,
+	SEC_DISKS = 24
 };
 
 /* Incompatible features. */

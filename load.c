@@ -17,6 +17,7 @@
 #include "snap.h"
 #include "status.h"
 #include "stream.h"
+#include "worker.h"
 
 enum { PIPE_ROOM = 1 << 20 };	/* bytes; what a pipe may have without privileges */
 
@@ -156,7 +157,8 @@ load(const struct options *o, struct status *st)
 	else if ((im = image_open(o->file[0], o->io_flags, &err)) != NULL &&
 	    (err = check_wishes(im, o)) == 0 &&
 	    (err = image_open_ancestors(im)) == 0 &&
-	    (err = image_check_sections(im, NULL)) == 0) {
+	    (err = image_check_sections(im, NULL)) == 0 &&
+	    (o->leash == NULL || leash_ask(o->leash, LEASH_READY))) {
 		err = o->percent < 0 && !o->resume ?
 		    load_precopy(im, options_threads(o, 1), st) : load_postcopy(im, o, st);
 		image_close(im);

@@ -96,7 +96,7 @@ copy_pages(struct optimize *z)
 	return err != 0 ? err : r;
 }
 
-enum { KEPT = 5 };
+enum { KEPT = 6 };
 
 /* What was asked for, or else what there was; b->buf is text then. */
 static int
@@ -125,7 +125,7 @@ say_left_out(const struct image *im)
 	uint32_t i;
 
 	for (i = 0; i < f->nsec; i++)
-		if (f->sec[i].type > SEC_HOT)
+		if (f->sec[i].type > SEC_DISKS)
 			snap_warnx("%s: section of type %lu: not known, and left out",
 			    image_path(im), (unsigned long)f->sec[i].type);
 }
@@ -135,11 +135,11 @@ static int
 copy_rest(struct optimize *z)
 {
 	static const uint32_t types[KEPT] = { SEC_PREAMBLE, SEC_PROLOGUE, SEC_ITERABLES, SEC_LABEL,
-		SEC_HOT };
+		SEC_HOT, SEC_DISKS };
 	const struct image_footer *f = image_footer(z->im);
 	const struct section *tail = footer_section(f, SEC_TAIL);
 	struct image_bytes b[KEPT];
-	uint8_t *buf[KEPT] = { NULL, NULL, NULL, NULL, NULL }, piece[16384];
+	uint8_t *buf[KEPT] = { NULL, NULL, NULL, NULL, NULL, NULL }, piece[16384];
 	char label[LABEL_MAX + 1];
 	uint64_t done;
 	size_t n, i;

@@ -36,7 +36,7 @@ enum id {
 	O_IMAGE_SIZE, O_NOCACHE, O_CACHE, O_AIO, O_PAGE_SIZE, O_POSTCOPY, O_RATE, O_HOST_PAGE_SIZE,
 	O_RESUME, O_UUID, O_REPRODUCIBLE, O_CLUSTER_SIZE, O_UNIT_PAGES, O_COMPRESS, O_BASE,
 	O_RECORD, O_NO_HOT, O_LABEL, O_TO, O_FROM, O_BLOCK, O_LIST, O_PARANOID, O_QUICK, O_JSON,
-	O_TRACE, O_PROGRESS, O_STATUS_FD, O_VERSION, O_HELP
+	O_TRACE, O_PROGRESS, O_STATUS_FD, O_DISKS, O_STOP, O_VERSION, O_HELP
 };
 
 enum takes { NOTHING, VALUE, MAYBE };	/* MAYBE: --x=VALUE, or -x and a number */
@@ -50,9 +50,12 @@ enum {
 	EXPORT = 1 << VERB_EXPORT,
 	IMPORT = 1 << VERB_IMPORT,
 	DIFF = 1 << VERB_DIFF,
-	WRITES = SAVE | OPTIMIZE | IMPORT,
-	USES_POOL = WRITES | LOAD | CHECK | EXPORT | DIFF,
-	LONG = WRITES | LOAD | CHECK | EXPORT,	/* they take long, and tell how far they are */
+	TAKE = 1 << VERB_TAKE,
+	REVERT = 1 << VERB_REVERT,
+	LOADS = LOAD | REVERT,
+	WRITES = SAVE | TAKE | OPTIMIZE | IMPORT,
+	USES_POOL = WRITES | LOADS | CHECK | EXPORT | DIFF,
+	LONG = WRITES | LOADS | CHECK | EXPORT,	/* they take long, and tell how far they are */
 	ANY = ~0
 };
 
@@ -67,19 +70,19 @@ static const struct option {
 	{ "nocache",		'n', O_NOCACHE,		NOTHING, USES_POOL },
 	{ "cache",		0,   O_CACHE,		VALUE,	USES_POOL },
 	{ "aio",		0,   O_AIO,		VALUE,	USES_POOL },
-	{ "page-size",		'S', O_PAGE_SIZE,	VALUE,	SAVE | LOAD | IMPORT },
-	{ "postcopy",		'p', O_POSTCOPY,	MAYBE,	LOAD },
-	{ "resume",		0,   O_RESUME,		NOTHING, LOAD },
-	{ "uuid",		0,   O_UUID,		VALUE,	LOAD },
-	{ "rate",		0,   O_RATE,		VALUE,	LOAD },
-	{ "host-page-size",	0,   O_HOST_PAGE_SIZE,	VALUE,	LOAD },
+	{ "page-size",		'S', O_PAGE_SIZE,	VALUE,	SAVE | TAKE | LOADS | IMPORT },
+	{ "postcopy",		'p', O_POSTCOPY,	MAYBE,	LOADS },
+	{ "resume",		0,   O_RESUME,		NOTHING, LOADS },
+	{ "uuid",		0,   O_UUID,		VALUE,	LOADS },
+	{ "rate",		0,   O_RATE,		VALUE,	LOADS },
+	{ "host-page-size",	0,   O_HOST_PAGE_SIZE,	VALUE,	LOADS },
 	{ "reproducible",	0,   O_REPRODUCIBLE,	NOTHING, WRITES },
 	{ "cluster-size",	0,   O_CLUSTER_SIZE,	VALUE,	WRITES },
 	{ "unit-pages",		0,   O_UNIT_PAGES,	VALUE,	WRITES },
 	{ "compress",		0,   O_COMPRESS,	VALUE,	WRITES },
 	{ "base",		0,   O_BASE,		VALUE,	WRITES },
-	{ "record",		0,   O_RECORD,		MAYBE,	LOAD },
-	{ "no-hot",		0,   O_NO_HOT,		NOTHING, LOAD | OPTIMIZE },
+	{ "record",		0,   O_RECORD,		MAYBE,	LOADS },
+	{ "no-hot",		0,   O_NO_HOT,		NOTHING, LOADS | OPTIMIZE },
 	{ "label",		0,   O_LABEL,		VALUE,	WRITES },
 	{ "quick",		0,   O_QUICK,		NOTHING, CHECK },
 	{ "to",			0,   O_TO,		VALUE,	EXPORT },
@@ -88,9 +91,11 @@ static const struct option {
 	{ "list",		0,   O_LIST,		NOTHING, DIFF },
 	{ "paranoid",		0,   O_PARANOID,	NOTHING, DIFF },
 	{ "json",		0,   O_JSON,		NOTHING, INFO | DIFF },
-	{ "trace",		't', O_TRACE,		NOTHING, SAVE | LOAD },
+	{ "trace",		't', O_TRACE,		NOTHING, SAVE | TAKE | LOADS },
 	{ "progress",		0,   O_PROGRESS,	NOTHING, LONG },
 	{ "status-fd",		0,   O_STATUS_FD,	VALUE,	LONG },
+	{ "disks",		0,   O_DISKS,		MAYBE,	TAKE },
+	{ "stop",		0,   O_STOP,		NOTHING, TAKE },
 	{ "version",		'V', O_VERSION,		NOTHING, ANY },
 	{ "help",		'h', O_HELP,		NOTHING, ANY }
 };
@@ -109,7 +114,10 @@ static const struct {
 	{ "optimize", VERB_OPTIMIZE, 2, { "image", "new image" } },
 	{ "export", VERB_EXPORT, 2, { "image", "file to be written" } },
 	{ "import", VERB_IMPORT, 2, { "file", "new image" } },
-	{ "diff", VERB_DIFF, 2, { "image", "second image" } }
+	{ "diff", VERB_DIFF, 2, { "image", "second image" } },
+	{ "take", VERB_TAKE, 2, { "QMP socket", "image" } },
+	{ "revert", VERB_REVERT, 2, { "QMP socket", "image" } },
+	{ "status", VERB_STATUS, 1, { "QMP socket" } }
 };
 enum { NVERBS = sizeof verbs / sizeof verbs[0] };
 
@@ -413,6 +421,15 @@ set(struct options *o, const struct option *opt, const char *value)
 		return 0;
 	case O_STATUS_FD:
 		return set_status_fd(o, opt, value);
+	case O_DISKS:
+		if (value != NULL && *value == '\0')
+			return wrong(opt, value, "not a name");
+		o->with_disks = 1;
+		o->disk_names = value;
+		return 0;
+	case O_STOP:
+		o->stop = 1;
+		return 0;
 	case O_VERSION:
 		o->version = 1;
 		return 0;
@@ -533,7 +550,7 @@ check_words(const struct options *o, const char *verb, uint64_t seen)
 		snap_warnx("--record: only with --postcopy, from the first page on");
 		return SNAP_ESYS;
 	}
-	if (o->no_hot && o->verb == VERB_LOAD && o->percent < 0) {
+	if (o->no_hot && (LOADS >> o->verb & 1) && o->percent < 0) {
 		snap_warnx("--no-hot: only with --postcopy");
 		return SNAP_ESYS;
 	}
@@ -545,7 +562,7 @@ check_words(const struct options *o, const char *verb, uint64_t seen)
 		snap_warnx("--block: only with --to=raw or --to=lime");
 		return SNAP_ESYS;
 	}
-	if ((o->verb == VERB_SAVE || o->verb == VERB_LOAD) &&
+	if (((SAVE | TAKE | LOADS) >> o->verb & 1) &&
 	    (o->status_fd == STDIN_FILENO || o->status_fd == STDOUT_FILENO ||
 	    (o->verb == VERB_LOAD && o->status_fd >= 0 && is_stdout(o->status_fd)))) {
 		snap_warnx("--status-fd=%d: there the stream goes, or the answer to it",

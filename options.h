@@ -18,10 +18,25 @@ enum verb {
 	VERB_OPTIMIZE,
 	VERB_EXPORT,
 	VERB_IMPORT,
-	VERB_DIFF
+	VERB_DIFF,
+	VERB_TAKE,
+	VERB_REVERT,
+	VERB_STATUS
 };
 
 enum { HOST_PAGES_MAX = 64 };
+
+/*
+ * Between a saver and who started it.  It tells LEASH_READY when the image can be created and
+ * then waits for a byte to go on; without one it ends, and nothing has happened.  It tells
+ * LEASH_PAGE at the first page: from then on the snapshot's moment is over; LEASH_CUT when the
+ * stream ends too early, which is for the other one to report; and LEASH_DONE when all is read,
+ * and waits again: without a byte, no image comes of it.
+ */
+enum { LEASH_READY = 'r', LEASH_PAGE = 'p', LEASH_CUT = 'c', LEASH_DONE = 'd' };
+struct leash {
+	int tell, go;		/* descriptors */
+};
 
 /* What an image is made to, or of. */
 enum form { FORM_ANY, FORM_STREAM, FORM_MAPPED, FORM_RAW, FORM_LIME };
@@ -64,6 +79,11 @@ struct options {
 	int list, paranoid;
 	int progress;
 	int status_fd;		/* --status-fd; -1: none */
+	int with_disks, stop;	/* --disks, --stop */
+	const char *disk_names;	/* with commas between; NULL: all */
+	const uint8_t *disks;	/* a section for the image, see disks.h; or NULL */
+	size_t disks_len;
+	const struct leash *leash;	/* of a saver whose `take` stands by, or NULL */
 };
 
 /*
@@ -95,5 +115,8 @@ int run_optimize(const struct options *o);
 int run_export(const struct options *o);
 int run_import(const struct options *o);
 int run_diff(const struct options *o);
+int run_take(const struct options *o);
+int run_revert(const struct options *o);
+int run_status(const struct options *o);
 
 #endif

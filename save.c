@@ -27,6 +27,7 @@
 #include "status.h"
 #include "store.h"
 #include "stream.h"
+#include "worker.h"
 
 enum { FIRST_BYTES_MS = 10000 };	/* a large guest may need some seconds to begin */
 
@@ -36,7 +37,7 @@ struct save {
 	struct image *base;		/* or NULL */
 	struct image_writer *image;	/* NULL: given up */
 	int status;			/* 0, or why it was given up */
-	int sealed, answered, in_tail, draining;
+	int sealed, answered, in_tail, draining, paged;
 	struct guard guard;
 	struct status *st;		/* NULL: nobody is told */
 };
@@ -91,6 +92,11 @@ store(struct save *s)
 
 	while ((r = stream_next(s->in, &it)) == 1) {
 		check_signal(s);
+		if (s->opt != NULL && s->opt->leash != NULL && !s->paged &&
+		    (it.kind == ITEM_PAGE || it.kind == ITEM_ZERO)) {
+			s->paged = 1;
+			leash_tell(s->opt->leash, LEASH_PAGE);
+		}
 		if (s->st != NULL && !(s->draining && it.kind == ITEM_BLOCKS))
 			store_count(s->st, s->in, &it, &s->in_tail);
 		/* Behind the RAM, QEMU of all versions bears to lose its reader. */
@@ -103,6 +109,8 @@ store(struct save *s)
 			return;		/* the RAM is through: leaving is safe */
 	}
 	if (r < 0) {
+		if (s->image != NULL && s->opt->leash != NULL && stream_is_cut(s->in))
+			leash_tell(s->opt->leash, LEASH_CUT);
 		give_up(s, r);
 		/* A source that waits for SHUT comes to no end before it. */
 		answer(s);
@@ -149,6 +157,13 @@ run_save(const struct options *o)
 	status_interrupt();
 	status_init(s.st = &st, o, o->file[0]);
 	s.image = store_create(o, o->file[0], &s.base, &s.status);
+	if (o->leash != NULL && (s.image == NULL || !leash_ask(o->leash, LEASH_READY))) {
+		image_free(s.image);
+		image_close(s.base);
+		guard_dismiss(&s.guard);
+		status_end(&st, s.status);
+		return s.status;
+	}
 	if ((s.in = stream_open(STDIN_FILENO, o->page_size)) == NULL) {
 		if (s.status == 0)
 			snap_warnx("stream: out of memory");
@@ -160,6 +175,8 @@ run_save(const struct options *o)
 		return s.status;
 	}
 	stream_on_signal(s.in, on_signal, &s);
+	if (o->leash != NULL)
+		stream_end_is_told(s.in);
 	if (s.image != NULL)
 		status_phase(&st, "waiting", 0);
 	else
@@ -168,6 +185,8 @@ run_save(const struct options *o)
 		snap_warnx("save: nothing has come yet; in migrate_incoming the verb is load");
 	check_signal(&s);
 	store(&s);
+	if (s.image != NULL && o->leash != NULL && !leash_ask(o->leash, LEASH_DONE))
+		give_up(&s, SNAP_ESYS);
 	if (s.image != NULL)
 		status_phase(&st, "commit", 0);
 	if (s.image != NULL)

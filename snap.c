@@ -19,7 +19,10 @@
 enum { FIRST_BYTES_MS = 500 };	/* QEMU sends its header at once */
 
 static const char usage[] =
-"usage: qemu-snap [options] save IMAGE          migration stream on stdin\n"
+"usage: qemu-snap [options] take SOCKET IMAGE   snapshot of a running guest\n"
+"       qemu-snap [options] revert SOCKET IMAGE back to it, in a new QEMU\n"
+"       qemu-snap status SOCKET                 what goes on in a QEMU\n"
+"       qemu-snap [options] save IMAGE          migration stream on stdin\n"
 "       qemu-snap [options] load IMAGE          the same on stdout\n"
 "       qemu-snap [options] info IMAGE          what is in it\n"
 "       qemu-snap [options] check IMAGE...      read and verify everything\n"
@@ -28,37 +31,33 @@ static const char usage[] =
 "       qemu-snap [options] export IMAGE FILE   for other programs\n"
 "       qemu-snap [options] import FILE IMAGE   a stream, or with mapped-ram\n"
 "\n"
-"save, optimize and import:\n"
+"take:  --disks[=NAME,...]       its disks, too   --stop  it stands still\n"
+"take, save, optimize and import:\n"
 "       -s, --image-size=SIZE    the image may grow to SIZE at most\n"
 "       --compress=zstd[:LEVEL]  store units compressed\n"
 "       --base=IMAGE             store only what differs from IMAGE\n"
 "       --reproducible           UUID from the content, no time\n"
 "       --label=TEXT             a name for people; optimize: --label= drops it\n"
-"load:  -p, --postcopy[=PERCENT] run the guest when PERCENT (0) are loaded\n"
+"revert and load:\n"
+"       -p, --postcopy[=PERCENT] run the guest when PERCENT (0) are loaded\n"
 "       --rate=BYTES             limit of the background push, a second\n"
 "       --resume [--uuid=UUID]   take up a postcopy that was paused\n"
 "       --record[=FILE] --no-hot note what is asked for first; ignore that\n"
 "       --host-page-size=[BLOCK=]SIZE    of the destination, with huge pages\n"
-"save, load and import:  -S, --page-size=SIZE   where the stream does not tell\n"
-"save and load:  -t, --trace     say what was done\n"
+"these and import:  -S, --page-size=SIZE   where the stream does not tell\n"
+"these:  -t, --trace             say what was done\n"
 "info and diff:  --json          diff: --list (ranges)  --paranoid (bytes)\n"
 "check: --quick                  tables only, no pages\n"
 "export: --to=stream|mapped-ram|raw|lime  --block=ID    import: --from=FORM\n"
-"all but info:\n"
-"       -n, --nocache            direct I/O; the same as --cache=none\n"
-"       --cache=MODE             writeback (default), none, writethrough,\n"
-"                                directsync, unsafe (no syncs)\n"
+"all but info and status:\n"
+"       --cache=MODE             writeback (default), none (or -n, --nocache),\n"
+"                                writethrough, directsync, unsafe (no syncs)\n"
 "       --aio=threads[,N]        size of the thread pool (1 to 4)\n"
-"all but info and diff:\n"
-"       --progress               tell how far it is without a terminal\n"
+"       --progress               tell how far it is without a terminal; not diff\n"
 "       --status-fd=N            the same for programs, to descriptor N\n"
 "all:   -V, --version   -h, --help\n"
-"QEMU's monitor; the second QEMU was started with -incoming defer:\n"
-"  migrate_set_capability background-snapshot on\n"
-"  migrate_set_parameter max-bandwidth 100G\n"
-"  migrate -d \"exec:exec qemu-snap save vm.snap\"\n"
-"  migrate_set_capability postcopy-ram on\n"
-"  migrate_incoming \"exec:exec qemu-snap --postcopy load vm.snap\"\n";
+"The socket is that of QEMU's -qmp unix:SOCKET,server=on,wait=off; to revert,\n"
+"start it with -incoming defer, too.\n";
 
 /* A file opened later must never become our stdin, stdout or stderr.  What was closed cannot be
  * read or written then either. */
@@ -110,12 +109,12 @@ on_signals_to_end(void (*fn)(int))
 			sigaction(sigs[i], &sa, NULL);
 }
 
-static volatile sig_atomic_t got_signal;
+static volatile sig_atomic_t noted;
 
 static void
 note_signal(int sig)
 {
-	got_signal = sig;
+	noted = sig;
 }
 
 void
@@ -125,11 +124,17 @@ note_signals(void)
 }
 
 int
+got_signal(void)
+{
+	return (int)noted;
+}
+
+int
 check_signals(const char *path)
 {
-	if (got_signal == 0)
+	if (noted == 0)
 		return 0;
-	snap_warnx("%s: signal %d: given up", path, (int)got_signal);
+	snap_warnx("%s: signal %d: given up", path, (int)noted);
 	return SNAP_ESYS;
 }
 
@@ -203,6 +208,15 @@ main(int argc, char **argv)
 		break;
 	case VERB_DIFF:
 		err = run_diff(&o);
+		break;
+	case VERB_REVERT:
+		err = run_revert(&o);
+		break;
+	case VERB_STATUS:
+		err = run_status(&o);
+		break;
+	case VERB_TAKE:
+		err = run_take(&o);
 		break;
 	case VERB_NONE:
 	case VERB_UNKNOWN:

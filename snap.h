@@ -79,6 +79,7 @@ void on_signals_to_end(void (*fn)(int));
  * is given up. */
 void note_signals(void);
 int check_signals(const char *path);
+int got_signal(void);		/* its number, or 0 */
 
 /* Print a stranger's name to stdout, with '?' for control characters. */
 void print_name(const char *name);

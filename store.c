@@ -66,11 +66,12 @@ static int
 seal(struct image_writer *w, const struct options *o, const struct stream_in *in)
 {
 	const struct kept *k[3];
-	struct image_bytes b[4] = {
+	struct image_bytes b[5] = {
 		{ SEC_PREAMBLE, NULL, 0 },
 		{ SEC_PROLOGUE, NULL, 0 },
 		{ SEC_ITERABLES, NULL, 0 },
-		{ SEC_LABEL, NULL, 0 }
+		{ SEC_LABEL, NULL, 0 },
+		{ SEC_DISKS, o->disks, o->disks_len }
 	};
 	uint32_t flags = 0;
 	int i;
@@ -90,7 +91,7 @@ seal(struct image_writer *w, const struct options *o, const struct stream_in *in
 		flags |= IMAGE_ENDED;
 	if (stream_ignores_shared(in))
 		flags |= IMAGE_IGNORE_SHARED;
-	return image_seal(w, b, 4, flags);
+	return image_seal(w, b, 5, flags);
 }
 
 static int

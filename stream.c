@@ -105,6 +105,7 @@ struct stream_in {
 	const char *name;	/* in messages: "stream", or "FILE:" */
 	enum state state;
 	int refused, refusal_told, quiet;
+	int end_told, cut;
 	void (*on_signal)(void *);
 	void *on_signal_arg;
 
@@ -266,6 +267,8 @@ need(struct stream_in *s, size_t n)
 			return got;
 		if (got == 0) {
 			s->pos = s->len;
+			s->cut = 1;
+			s->quiet |= s->end_told;
 			return complain(s, s->base + s->len == 0 ?
 			    "nothing came: no migration stream" :
 			    "stream ends before its RAM does: cut, failed or cancelled");
@@ -1356,6 +1359,18 @@ void
 stream_quiet(struct stream_in *s)
 {
 	s->quiet = 1;
+}
+
+void
+stream_end_is_told(struct stream_in *s)
+{
+	s->end_told = 1;
+}
+
+int
+stream_is_cut(const struct stream_in *s)
+{
+	return s->cut;
 }
 
 int

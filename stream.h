@@ -74,6 +74,9 @@ int stream_begins(struct stream_in *s, int ms);
 void stream_drain_rest(struct stream_in *s);
 /* Whatever is wrong with the stream from now on is not worth a message. */
 void stream_quiet(struct stream_in *s);
+/* Who gives the stream tells why it ends too early: then nothing is said of that here.  Did it? */
+void stream_end_is_told(struct stream_in *s);
+int stream_is_cut(const struct stream_in *s);
 /*
  * Fetch the next item: 1 it is in *it; 0 the end of a complete stream; < 0
  * framing is lost and was reported, or reading failed.

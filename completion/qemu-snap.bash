@@ -27,29 +27,30 @@ _qemu_snap()
 	fi
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case ${COMP_WORDS[i]} in
-		save | load | info | check | diff | optimize | export | import)
+		take | revert | status | save | load | info | check | diff | optimize | export | import)
 			verb=${COMP_WORDS[i]}
 			break
 			;;
 		esac
 	done
 	case $verb in
+	take) options="$pool $told $writes --page-size= --trace --disks --stop" ;;
 	save) options="$pool $told $writes --page-size= --trace" ;;
-	load) options="$pool $told --page-size= --postcopy --resume --uuid= --rate= --host-page-size= --record --no-hot --trace" ;;
+	load | revert) options="$pool $told --page-size= --postcopy --resume --uuid= --rate= --host-page-size= --record --no-hot --trace" ;;
 	info) options='--json' ;;
 	check) options="$pool $told --quick" ;;
 	diff) options="$pool --list --paranoid --json" ;;
 	optimize) options="$pool $told $writes --no-hot" ;;
 	export) options="$pool $told --to= --block=" ;;
 	import) options="$pool $told $writes --page-size= --from=" ;;
-	'') options="$pool $told $writes --page-size= --trace --postcopy --resume --uuid= --rate= --host-page-size= --record --no-hot \
+	'') options="$pool $told $writes --page-size= --trace --postcopy --resume --uuid= --rate= --host-page-size= --record --no-hot --disks --stop \
 --json --quick --list --paranoid --to= --block= --from=" ;;
 	esac
 	if [[ $word == -* ]]; then
 		COMPREPLY=($(compgen -W "$options $any" -- "$word"))
 		[[ ${COMPREPLY[0]-} != *= ]] || compopt -o nospace
 	elif [[ -z $verb && $before != -* && $before != '=' ]]; then
-		COMPREPLY=($(compgen -W 'save load info check diff optimize export import' -- "$word"))
+		COMPREPLY=($(compgen -W 'take revert status save load info check diff optimize export import' -- "$word"))
 	else
 		compopt -o filenames
 		mapfile -t COMPREPLY < <(compgen -f -- "$word")

@@ -72,7 +72,7 @@ test_zsh() {
 			    return set(re.findall(r"['{,*](--[a-z-]+)", s))
 			lists = {n: names(re.search(r'^\t%s=\((.*?)^\t\)' % n, text, re.M | re.S).group(1))
 			         for n in ('pool', 'told', 'writes')}
-			own = re.search(r'\(%s\) options=\((.*?)\) ;;' % sys.argv[2], text, re.S).group(1)
+			own = re.search(r'\([a-z|]*\b%s\b[a-z|]*\) options=\((.*?)\) ;;' % sys.argv[2], text, re.S).group(1)
 			found = names(own)
 			for n in lists:
 			    if '$' + n in own:

@@ -31,4 +31,6 @@ test_hot_lists() { fuzzes hot; }
 
 test_import() { fuzzes import; }
 
+test_a_monitor() { fuzzes qmp; }
+
 . "$shunit"

@@ -201,18 +201,19 @@ test_mips() {
 
 # What is called of the C library, where nothing but POSIX is: all of it is in POSIX.1-2008, and in
 # macOS, FreeBSD, OpenBSD and NetBSD.
-posix="alarm calloc clock_gettime close closedir fclose fcntl ferror fflush fopen fork fputc fputs
-	fread free fstat fstatvfs fsync ftruncate fwrite getpgrp getpid gmtime isatty link lseek lstat
-	malloc memchr memcmp memcpy memmove memset open opendir pipe poll posix_memalign pread printf
-	pthread_cond_broadcast pthread_cond_destroy pthread_cond_init pthread_cond_signal
-	pthread_cond_wait pthread_create pthread_join pthread_mutex_destroy pthread_mutex_init
-	pthread_mutex_lock pthread_mutex_unlock pthread_sigmask putc putchar puts pwrite qsort raise
-	read readdir realloc realpath rename setsid sigaction sigemptyset sigfillset signal sigprocmask
-	snprintf stat stdout strchr strcmp strcpy strcspn strerror strlen strncmp strrchr
-	strspn sysconf tcgetpgrp time unlink vsnprintf waitpid write writev"
-headers="dirent.h errno.h fcntl.h limits.h poll.h pthread.h signal.h stdarg.h stddef.h stdint.h
-	stdio.h stdlib.h string.h sys/stat.h sys/statvfs.h sys/types.h sys/uio.h sys/wait.h time.h
-	unistd.h"
+posix="access alarm calloc clock_gettime close closedir connect dup2 fclose fcntl ferror fflush
+	fopen fork fputc fputs fread free fstat fstatvfs fsync ftruncate fwrite getcwd getpgrp
+	getpid gmtime isatty kill link lseek lstat malloc memchr memcmp memcpy memmove memset open
+	opendir pipe poll posix_memalign pread printf pthread_cond_broadcast pthread_cond_destroy
+	pthread_cond_init pthread_cond_signal pthread_cond_wait pthread_create pthread_join
+	pthread_mutex_destroy pthread_mutex_init pthread_mutex_lock pthread_mutex_unlock
+	pthread_sigmask putc putchar puts pwrite qsort raise read readdir realloc realpath rename
+	sendmsg setsid setsockopt sigaction sigemptyset sigfillset signal sigprocmask snprintf
+	socket socketpair stat stdout strchr strcmp strcpy strcspn strerror strlen strncmp strrchr
+	strspn strstr sysconf tcgetpgrp time unlink vsnprintf waitpid write writev"
+headers="dirent.h errno.h fcntl.h inttypes.h limits.h poll.h pthread.h signal.h stdarg.h stddef.h
+	stdint.h stdio.h stdlib.h string.h sys/socket.h sys/stat.h sys/statvfs.h sys/types.h
+	sys/uio.h sys/un.h sys/wait.h time.h unistd.h"
 
 test_headers_are_those_of_posix() {
 	(cd "$TOP" && sed -n 's/^# *include *<\(.*\)>.*/\1/p' ./*.c ./*.h | sort -u) >"$work/used"
@@ -278,8 +279,9 @@ test_one_static_file() {
 	dir=$work
 	copy "$work/src"
 	make=$(command -v bmake || echo make)
-	silent "$make" -s CC=musl-gcc ZSTD=0 CFLAGS="-Os -fno-asynchronous-unwind-tables" \
-		LDFLAGS="-static -s -Wl,--gc-sections -Wl,-z,noseparate-code" all
+	silent "$make" -s CC=musl-gcc ZSTD=0 CFLAGS="-Os -flto -flto-partition=one \
+		-fno-pie -fno-asynchronous-unwind-tables" \
+		LDFLAGS="-static -s -no-pie -Wl,--gc-sections -Wl,-z,noseparate-code,-z,norelro" all
 	assertTrue "$(size_of qemu-snap) bytes" "[ $(size_of qemu-snap) -le 204800 ]"
 	run ./qemu-snap load ../expected/plain.snap
 	expect 0 ""

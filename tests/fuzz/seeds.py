@@ -3,10 +3,11 @@
 """Make the first inputs of the fuzzers.
 
 usage: seeds.py DIR    writes DIR/stream/*, DIR/image/*, DIR/return/*, DIR/write/*, DIR/hot/*,
-                       DIR/import/*
+                       DIR/import/*, DIR/qmp/*
 
 SNAP in the environment is the program; mkstream is to be built. The files in seeds/ are streams of
-QEMU's, see shorten.py.
+QEMU's, see shorten.py; those in seeds-qmp/ what QEMUs said on their monitors, each line behind the name
+of the command, or of what it tells.
 """
 
 import glob
@@ -222,9 +223,42 @@ def mapped(of, keys):
     return data
 
 
+def monitor(path):
+    """Conversations of all the client's verbs, by the byte that qmp_fuzz.c wants first."""
+    said = {}
+    with open(path, 'rb') as f:
+        for line in f:
+            key, data = line.split(b' ', 1)
+            said.setdefault(key.decode(), data)
+    said['waits'] = b'{"return": {"status": "inmigrate", "running": false}}\n'
+    said['paused'] = b'{"return": {"status": "postcopy-paused"}}\n'
+    said['gone'] = b'{"return": {"status": "failed", "error-desc": "Unable to write"}}\n'
+    start = 'greeting qmp_capabilities '
+    look = start + 'query-status none query-migrate-capabilities '
+    settings = look + 'query-migrate-parameters '
+    disks = settings + 'query-block ok ok event stop ok ok ok setup active event cont active '
+    wait = start + 'waits none query-migrate-capabilities '
+    job = b'{"return": [{"id": "qemu-snap-00000000-1-%d", "status": "%s"%s}]}\n'
+    said['job'] = job % (0, b'ready', b'')
+    said['done'] = job % (0, b'concluded', b'')
+    said['bad-job'] = job % (1, b'concluded', b', "error": "No space left on device"')
+    parts = {
+        0: settings + 'query-block x-query-ramblock active bad refused',
+        1: settings + 'none',
+        2: disks + 'completed query-status ok ok',
+        3: settings + 'ok ok event stop ok ok active completed status-after ok ok ok',
+        4: disks + 'gone ok job ok job done ok ok bad-job ok query-status ok ok',
+        5: wait + 'ok ok waits active query-status completed ok',
+        6: wait + 'x-query-ramblock ok ok ok waits active query-status completed ok',
+        7: start + 'query-status paused query-migrate-capabilities x-query-ramblock ok ok ' +
+           'query-status active query-status paused',
+    }
+    return {verb: b''.join(said[word] for word in words.split()) for verb, words in parts.items()}
+
+
 def main():
     base = os.path.abspath(sys.argv[1])
-    for kind in ('stream', 'image', 'return', 'write', 'hot', 'import'):
+    for kind in ('stream', 'image', 'return', 'write', 'hot', 'import', 'qmp'):
         os.makedirs(os.path.join(base, kind), exist_ok=True)
     os.chdir(base)
     for key, options in STREAMS.items():
@@ -279,6 +313,12 @@ def main():
     write('import/long', b'\0' + longer(run([MKSTREAM, '--early'] + PAGES)))
     for key, data in hot_lists().items():
         write('hot/' + key, data)
+    for key in os.listdir(os.path.join(FUZZ, 'seeds-qmp')):
+        for verb, data in monitor(os.path.join(FUZZ, 'seeds-qmp', key)).items():
+            write('qmp/%s-%d' % (key, verb), bytes([verb | 32]) + data)
+            write('qmp/%s-%d-pieces' % (key, verb), bytes([verb | 8]) + data)
+    deep = b'[' * 255 + b'1' + b']' * 255
+    write('qmp/deep', b'\0' + deep + b'\n{"return": ' + deep + b'}\n')
     # Noise; on that, what has the same CRCs; and on that, coded, half of the first again.
     write('write/twins', bytes([40, 0, 0, 1, 2, 2, 0, 17, 0, 0, 2, 7, 39, 1, 2, 2, 0, 17, 0, 0, 4, 7,
                                 39, 1, 0, 2, 1, 17, 0, 0, 2, 7, 19]))

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * monitor.c -- what is going on in a QEMU, for people.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "options.h"
+#include "qmp.h"
+#include "snap.h"
+
+/* A number of bytes under the last reply, if it is there. */
+static void
+print_bytes(const struct qmp *q, const char *what, const char *path)
+{
+	uint64_t n;
+
+	if (qmp_number(q, path, &n))
+		printf("%-14s %.1f MiB\n", what, (double)n / (1 << 20));
+}
+
+static int
+print_guest(struct qmp *q)
+{
+	char state[64];
+	int err = qmp_demand(q, "query-status", NULL);
+
+	if (err == 0 && qmp_string(q, "return.status", state, sizeof state))
+		printf("%-14s %s%s\n", "guest", state, strcmp(state, "inmigrate") == 0 ?
+		    ": waits for one, or gets it" : "");
+	return err;
+}
+
+static int
+print_migration(struct qmp *q)
+{
+	char state[MIGRATION_STATE], words[512];
+	int err = qmp_migration(q, state);
+
+	if (err != 0)
+		return err;
+	printf("%-14s %s\n", "migration", state);
+	if (qmp_string(q, "return.error-desc", words, sizeof words)) {
+		printf("%-14s ", "why");
+		print_name(words);
+		putchar('\n');
+	}
+	print_bytes(q, "transferred", "return.ram.transferred");
+	print_bytes(q, "remaining", "return.ram.remaining");
+	return 0;
+}
+
+static int
+print_settings(struct qmp *q)
+{
+	char path[64], name[64];
+	unsigned i, n = 0;
+	int err = qmp_demand(q, "query-migrate-capabilities", NULL);
+
+	if (err != 0)
+		return err;
+	printf("%-14s", "capabilities");
+	for (i = 0; snprintf(path, sizeof path, "return.%u.capability", i),
+	    qmp_string(q, path, name, sizeof name); i++) {
+		snprintf(path, sizeof path, "return.%u.state", i);
+		if (qmp_is_true(q, path)) {
+			putchar(' ');
+			print_name(name);
+			n++;
+		}
+	}
+	printf("%s\n", n == 0 ? " none is on" : "");
+	if ((err = qmp_demand(q, "query-migrate-parameters", NULL)) == 0)
+		print_bytes(q, "limit a second", "return.max-bandwidth");
+	return err;
+}
+
+int
+run_status(const struct options *o)
+{
+	struct qmp q;
+	int err;
+
+	if ((err = qmp_open(&q, o->file[0])) == 0) {
+		printf("%-14s %u.%u\n", "QEMU", q.version / 1000, q.version % 1000);
+		if ((err = print_guest(&q)) == 0 && (err = print_migration(&q)) == 0)
+			err = print_settings(&q);
+	}
+	qmp_close(&q);
+	return close_stdout(err);
+}
