@@ -1,0 +1,45 @@
+#!/bin/sh
+# take and revert with real QEMUs, the installed one and Debian's backported 10.0: what is demanded of
+# each scenario is written in tests/take-roundtrip. More takes in a row: tests/matrix.
+
+. "$(dirname "$0")/lib.sh"
+
+oneTimeSetUp() { find_qemus; }
+oneTimeTearDown() { give_huge_pages_back; }
+setUp() { missing=; }
+tearDown() { tell_missing; }
+
+# scenario ARG...: on every QEMU there is.
+scenario() {
+	on_qemus "$installed $newer" "$TESTS/take-roundtrip" "$@"
+}
+
+test_newer_qemu_is_tested_too() {
+	[ -n "$newer" ] || missing="QEMU 10: $why_no_newer"
+}
+
+test_memory() {
+	scenario --load=precopy,postcopy,postcopy=60
+}
+
+# Nobody tells of them.
+test_huge_pages() {
+	needs_huge_pages || return 0
+	scenario --mem=128 --huge --load=precopy,postcopy,postcopy=60
+}
+
+test_all_that_goes_wrong() {
+	scenario --what=trouble
+}
+
+test_disks() {
+	scenario --what=disks --count=2
+}
+
+test_one_disk_or_none() {
+	on_qemus "$installed" "$TESTS/take-roundtrip" --what=disks --drives=qcow2 --count=1 --load=postcopy
+	on_qemus "${newer:-$installed}" "$TESTS/take-roundtrip" --what=disks --drives=raw --count=1
+	on_qemus "${newer:-$installed}" "$TESTS/take-roundtrip" --what=disks --drives=none --count=1
+}
+
+. "$shunit"
