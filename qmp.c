@@ -363,8 +363,11 @@ qmp_refused(const struct qmp *q, const char *command, const char *hint)
 {
 	char words[WORDS];
 
-	snap_warnx("%s: %s: QEMU says: %s%s", q->path, command, qmp_error(q, words, sizeof words),
-	    hint);
+	qmp_error(q, words, sizeof words);
+	/* So says QEMU of background snapshots where userfaultfd is too old, or not permitted. */
+	snap_warnx("%s: %s: QEMU says: %s%s%s", q->path, command, words,
+	    strstr(words, "not supported by host kernel") != NULL ? " (or not permitted: sysctl "
+	    "vm.unprivileged_userfaultfd=1 permits it)" : "", hint);
 	return SNAP_ESYS;
 }
 
