@@ -23,7 +23,7 @@ void json_put(char *buf, size_t size, const char *str);
  * Beyond that RFC it refuses zero bytes in strings, which have no end in C then.
  */
 enum {
-	JSON_DEPTH = 1024,	/* of objects and arrays in one another; refused beyond */
+	JSON_DEPTH = 768,	/* of objects and arrays in one another; refused beyond */
 	JSON_TEXT = 256		/* bytes of a string that are kept, its NUL included */
 };
 

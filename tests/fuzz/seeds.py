@@ -317,7 +317,7 @@ def main():
         for verb, data in monitor(os.path.join(FUZZ, 'seeds-qmp', key)).items():
             write('qmp/%s-%d' % (key, verb), bytes([verb | 32]) + data)
             write('qmp/%s-%d-pieces' % (key, verb), bytes([verb | 8]) + data)
-    deep = b'[' * 255 + b'1' + b']' * 255
+    deep = b'[' * 767 + b'1' + b']' * 767
     write('qmp/deep', b'\0' + deep + b'\n{"return": ' + deep + b'}\n')
     # Noise; on that, what has the same CRCs; and on that, coded, half of the first again.
     write('write/twins', bytes([40, 0, 0, 1, 2, 2, 0, 17, 0, 0, 2, 7, 39, 1, 2, 2, 0, 17, 0, 0, 4, 7,
