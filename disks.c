@@ -8,7 +8,6 @@
 #include <string.h>
 
 #include "bytes.h"
-#include "snap.h"
 
 enum {
 	HEAD = 8,

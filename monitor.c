@@ -2,7 +2,6 @@
 /*
  * monitor.c -- what is going on in a QEMU, for people.
  */
-#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 

@@ -244,7 +244,9 @@ next_line(struct qmp *q)
 		return 0;
 	q->have_line = 1;
 	q->len = (size_t)(end - q->buf);
-	q->stops += qmp_string(q, "event", name, sizeof name) && strcmp(name, "STOP") == 0;
+	q->is_event = qmp_has(q, "event");
+	q->stops += q->is_event && qmp_string(q, "event", name, sizeof name) &&
+	    strcmp(name, "STOP") == 0;
 	return 1;
 }
 
@@ -349,7 +351,7 @@ qmp_run(struct qmp *q, int fd, const char *command, const char *arguments)
 			return gone(q, got_signal() != 0 ? "given up" : "QEMU does not answer");
 		if (!is_message(q->buf, q->len))
 			return gone(q, "what comes is not QMP");
-		if (qmp_has(q, "event"))
+		if (q->is_event)
 			continue;
 		/* An error in what we sent has no id. */
 		if (!qmp_number(q, "id", &id) || id == q->id)

@@ -21,6 +21,7 @@ struct qmp {
 	int must_answer;	/* set by the caller when QEMU must not be left alone any more */
 	char *buf;		/* what has come: n bytes, and there is room for size */
 	size_t n, size;
+	int is_event;		/* the last message is */
 	int have_line;		/* the first len of them, and a newline, are the last message */
 	size_t len;
 };
