@@ -21,15 +21,16 @@ TAR = tar
 # Ours, whatever CPPFLAGS and CFLAGS the builder gives: POSIX.1-2008 with XSI.
 STD = -D_POSIX_C_SOURCE=200809L -D_XOPEN_SOURCE=700 -D_FILE_OFFSET_BITS=64 -D_TIME_BITS=64
 
-OBJ = snap.o options.o message.o save.o store.o guard.o load.o postcopy.o info.o check.o \
-	optimize.o export.o import.o preamble.o prologue.o target.o stream.o image.o units.o \
-	index.o reader.o fetch.o verify.o chain.o diff.o \
-	layout.o table.o hot.o marks.o codec.o codec_zstd.o crc32c.o latency.o json.o \
-	status.o describe.o foreign.o qmp.o disks.o drives.o worker.o \
-	take.o revert.o monitor.o aio_pthreads.o
-HDR = snap.h options.h stream.h image.h writer.h reader.h layout.h table.h codec.h \
-	crc32c.h aio.h bytes.h postcopy.h guard.h hot.h latency.h marks.h json.h status.h \
-	store.h preamble.h prologue.h target.h describe.h foreign.h qmp.h disks.h drives.h worker.h
+OBJ = snap.o options.o message.o status.o save.o store.o guard.o load.o postcopy.o info.o \
+	check.o diff.o optimize.o export.o import.o take.o revert.o monitor.o worker.o qmp.o \
+	disks.o drives.o json.o describe.o foreign.o preamble.o prologue.o target.o stream.o \
+	tail.o out.o returnpath.o pipe.o image.o units.o index.o reader.o fetch.o verify.o \
+	chain.o hot.o layout.o table.o marks.o codec.o codec_zstd.o crc32c.o latency.o \
+	aio_pthreads.o
+HDR = snap.h options.h status.h store.h guard.h postcopy.h worker.h qmp.h disks.h drives.h \
+	json.h describe.h foreign.h preamble.h prologue.h target.h stream.h tail.h out.h \
+	returnpath.h pipe.h wire.h image.h writer.h reader.h hot.h layout.h table.h marks.h \
+	codec.h crc32c.h latency.h bytes.h aio.h
 
 # What is said of zstd, where it was found: one line, else none.
 FLAGS = zstd.flags.$(ZSTD)

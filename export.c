@@ -15,12 +15,12 @@
 #include "describe.h"
 #include "image.h"
 #include "options.h"
+#include "out.h"
 #include "postcopy.h"
 #include "preamble.h"
 #include "prologue.h"
 #include "snap.h"
 #include "status.h"
-#include "stream.h"
 #include "target.h"
 
 /* Pages of the guest that follow one another in the file. */
@@ -374,7 +374,7 @@ put_mapped(struct export *x, const uint8_t *pre, size_t pre_len, const uint8_t *
 	    (err = put_start(x, pro + at, len, pre_len + at)) == 0 &&
 	    (err = out_copy(&x->out, pro + at + len, pro_len - at - len)) == 0 &&
 	    (err = send_bytes(x->im, &x->out, SEC_ITERABLES, UINT64_MAX)) == 0 &&
-	    (err = out_begin(&x->out, SECTION_END)) == 0 &&
+	    (err = out_begin(&x->out, VM_SECTION_END)) == 0 &&
 	    (err = out_end(&x->out)) == 0 &&
 	    (err = send_bytes(x->im, &x->out, SEC_TAIL, UINT64_MAX)) == 0)
 		err = out_flush(&x->out);

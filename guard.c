@@ -22,7 +22,7 @@
 #include <unistd.h>
 
 #include "snap.h"
-#include "stream.h"
+#include "pipe.h"
 
 enum { INHERITED_MAX = 256 };	/* descriptors that whoever started us may have left */
 
@@ -44,7 +44,7 @@ watch(int fd, int death, const char *name)
 		return;
 	snap_warnx("%s: save killed: there is no new image, whatever QEMU says; "
 	    "the stream is drained", name);
-	stream_drain(fd);
+	pipe_drain(fd);
 }
 
 int
@@ -53,7 +53,7 @@ guard_start(struct guard *g, int fd, const char *name)
 	int p[2];
 
 	g->fd = -1;
-	if (!stream_is_pipe(fd) || pipe(p) != 0)
+	if (!pipe_is(fd) || pipe(p) != 0)
 		return 0;
 	g->pid = fork();
 	if (g->pid == 0) {

@@ -47,7 +47,7 @@ read_at(const struct import *m, void *buf, size_t len, uint64_t off)
 static int
 put_pages(struct import *m, uint64_t page, uint64_t n, uint64_t off)
 {
-	uint32_t size = stream_ram(m->in)->page_size;
+	uint32_t size = stream_facts(m->in)->ram.page_size;
 	uint64_t most = PIECE / size, now, i;
 	uint8_t *room;
 	int err;
@@ -73,7 +73,7 @@ put_pages(struct import *m, uint64_t page, uint64_t n, uint64_t off)
 static int
 put_mapped(struct import *m, uint64_t page, uint64_t n, uint64_t off)
 {
-	uint32_t size = stream_ram(m->in)->page_size;
+	uint32_t size = stream_facts(m->in)->ram.page_size;
 	uint64_t i, from;
 	int err = 0;
 
@@ -123,11 +123,11 @@ any_bit(struct import *m, const struct mapped_block *at, uint64_t npages)
 static int
 put_block(struct import *m, const struct ram_block *b, const struct mapped_block *at)
 {
-	uint32_t size = stream_ram(m->in)->page_size;
+	uint32_t size = stream_facts(m->in)->ram.page_size;
 	uint64_t npages = b->len / size, done, n;
 	int err = 0, any;
 
-	if (stream_ignores_shared(m->in) && (any = any_bit(m, at, npages)) <= 0)
+	if (stream_facts(m->in)->ignores_shared && (any = any_bit(m, at, npages)) <= 0)
 		return any;
 	for (done = 0; done < npages && err == 0; done += n) {
 		err = read_bits(m, at, npages, done, &n);
@@ -143,8 +143,8 @@ put_block(struct import *m, const struct ram_block *b, const struct mapped_block
 static int
 put_blocks(struct import *m)
 {
-	const struct ram_map *ram = stream_ram(m->in);
-	const struct mapped_block *at = stream_mapped(m->in);
+	const struct ram_map *ram = &stream_facts(m->in)->ram;
+	const struct mapped_block *at = stream_facts(m->in)->mapped;
 	size_t i;
 	int err = 0;
 
@@ -157,7 +157,7 @@ put_blocks(struct import *m)
 static int
 check_kind(const struct import *m)
 {
-	int mapped = stream_mapped(m->in) != NULL;
+	int mapped = stream_facts(m->in)->mapped != NULL;
 
 	if (m->opt->form == FORM_ANY || mapped == (m->opt->form == FORM_MAPPED))
 		return 0;
@@ -182,14 +182,13 @@ store(struct import *m)
 	}
 	if (r != 0)
 		return r;
-	if (stream_mapped(m->in) != NULL && !m->any && !stream_ended(m->in)) {
+	if (stream_facts(m->in)->mapped != NULL && !m->any && !stream_facts(m->in)->ended) {
 		snap_warnx("%s: has no pages: of a background snapshot QEMU writes none with "
 		    "mapped-ram", m->opt->file[0]);
 		return SNAP_EDATA;
 	}
 	status_phase(&m->st, "commit", 0);
-	return store_commit(m->out, m->opt, m->opt->file[1],
-	    stream_split(m->in));
+	return store_commit(m->out, m->opt, m->opt->file[1], stream_facts(m->in)->split);
 }
 
 /* Name what is no stream at all. */

@@ -13,10 +13,11 @@
 
 #include "image.h"
 #include "options.h"
+#include "out.h"
+#include "pipe.h"
 #include "postcopy.h"
 #include "snap.h"
 #include "status.h"
-#include "stream.h"
 #include "worker.h"
 
 enum { PIPE_ROOM = 1 << 20 };	/* bytes; what a pipe may have without privileges */
@@ -81,13 +82,13 @@ send_precopy(struct image *im, struct stream_out *out, unsigned threads, struct 
 
 	if ((err = send_bytes(im, out, SEC_PROLOGUE, UINT64_MAX)) != 0 ||
 	    (err = send_bytes(im, out, SEC_ITERABLES, UINT64_MAX)) != 0 ||
-	    (err = out_begin(out, SECTION_PART)) != 0 ||
+	    (err = out_begin(out, VM_SECTION_PART)) != 0 ||
 	    (err = send_stored(im, out, threads, &sent, st)) != 0 ||
 	    (err = send_zero(im, out, sent)) != 0 ||
 	    (err = out_end(out)) != 0)
 		return err;
 	if (image_footer(im)->flags & IMAGE_ENDED)
-		if ((err = out_begin(out, SECTION_END)) != 0 ||
+		if ((err = out_begin(out, VM_SECTION_END)) != 0 ||
 		    (err = out_end(out)) != 0)
 			return err;
 	status_phase(st, "devices", 0);
@@ -104,7 +105,6 @@ load_precopy(struct image *im, unsigned threads, struct status *st)
 
 	io_pipe_size(STDOUT_FILENO, PIPE_ROOM);	/* or as it is */
 	out_init(&out, STDOUT_FILENO, image_ram(im));
-	out_on_signal(&out, status_on_signal, st);
 	if ((err = send_preamble(im, &out)) != 0)
 		return err;
 	return send_precopy(im, &out, threads, st);
@@ -141,7 +141,7 @@ static volatile sig_atomic_t resuming;
 static void
 reject_and_die(int sig)
 {
-	stream_reject(STDOUT_FILENO, resuming);
+	pipe_reject(STDOUT_FILENO, resuming);
 	signal(sig, SIG_DFL);
 	raise(sig);
 }
@@ -165,7 +165,7 @@ load(const struct options *o, struct status *st)
 		return err;
 	}
 	on_signals_to_end(SIG_DFL);
-	stream_reject(STDOUT_FILENO, o->resume);
+	pipe_reject(STDOUT_FILENO, o->resume);
 	image_close(im);
 	return err;
 }
@@ -180,6 +180,7 @@ run_load(const struct options *o)
 	on_signals_to_end(reject_and_die);
 	status_interrupt();
 	status_init(&st, o, o->file[0]);
+	pipe_on_signal(status_on_signal, &st);
 	err = load(o, &st);
 	status_end(&st, err);
 	return err;

@@ -64,7 +64,9 @@
 #include "bytes.h"
 #include "hot.h"
 #include "marks.h"
+#include "pipe.h"
 #include "prologue.h"
+#include "returnpath.h"
 #include "table.h"
 
 enum {
@@ -206,7 +208,7 @@ send_preamble(struct image *im, struct stream_out *out)
 	int err = send_bytes(im, out, SEC_PREAMBLE, UINT64_MAX);
 
 	if (err != 0) {
-		stream_reject(out->fd, 0);
+		pipe_reject(out->fd, 0);
 		return err;
 	}
 	err = out_flush(out);
@@ -1379,8 +1381,6 @@ await(struct server *p, enum rp_type type, struct rp_msg *m)
 			snap_warnx("the destination closed the return path");
 			return SNAP_ESYS;
 		}
-		stream_waits(p->rp.fd, -1);
-		status_answer(p->st);
 		if ((r = rp_read(&p->rp)) != 0)
 			return r;
 	}
@@ -1464,7 +1464,7 @@ resume(struct server *p)
 	status_phase(p->st, "resuming", 0);
 	for (k = 0; k < p->ram->nblk; k++)
 		if ((err = ask_bitmap(p, k)) != 0) {
-			stream_reject(STDOUT_FILENO, 1);
+			pipe_reject(STDOUT_FILENO, 1);
 			return err;
 		}
 	if ((err = out_command(&p->out, CMD_POSTCOPY_RESUME, NULL, 0)) != 0 ||
@@ -1562,7 +1562,7 @@ start(struct server *p)
 	p->goal = stored / 100 * (unsigned)p->opt->percent +
 	    stored % 100 * (unsigned)p->opt->percent / 100;
 	if ((err = sort_early(p)) != 0) {
-		stream_reject(STDOUT_FILENO, 0);
+		pipe_reject(STDOUT_FILENO, 0);
 		return err;
 	}
 	if ((err = begin(p)) != 0)
@@ -1570,7 +1570,7 @@ start(struct server *p)
 	if (p->goal > 0 || p->early > 0)
 		status_pages(p->st, "memory", p->goal > p->early ? p->goal : p->early,
 		    p->ram->page_size);
-	if ((p->goal > 0 || p->early > 0) && ((err = out_begin(&p->out, SECTION_PART)) != 0 ||
+	if ((p->goal > 0 || p->early > 0) && ((err = out_begin(&p->out, VM_SECTION_PART)) != 0 ||
 	    (err = pump(p)) != 0 || (err = out_end(&p->out)) != 0))
 		return err;
 	status_phase(p->st, "starting", 0);
@@ -1586,7 +1586,7 @@ serve(struct server *p)
 		return err;
 	p->serving = 1;
 	status_pages(p->st, "serving", image_with_bytes(p->im) - p->stored_sent, p->ram->page_size);
-	if ((err = out_begin(&p->out, SECTION_PART)) != 0)
+	if ((err = out_begin(&p->out, VM_SECTION_PART)) != 0)
 		return err;
 	if (flags < 0 || fcntl(STDOUT_FILENO, F_SETFL, flags | O_NONBLOCK) < 0) {
 		snap_warn(errno, "stdout");
@@ -1608,8 +1608,6 @@ server_init(struct server *p)
 
 	out_init(&p->out, STDOUT_FILENO, p->ram);
 	rp_init(&p->rp, STDIN_FILENO, p->ram);
-	out_on_signal(&p->out, status_on_signal, p->st);
-	rp_on_signal(&p->rp, status_on_signal, p->st);
 	p->passed = LOOK;
 	io_pipe_size(STDOUT_FILENO, p->pipe_size = WIDE);	/* or as it is */
 	for (i = 0; i < ROWS; i++)
@@ -1664,7 +1662,7 @@ load_postcopy(struct image *im, const struct options *o, struct status *st)
 	if (p == NULL || beside == NULL || (o->record && hot_may_write(name) != 0)) {
 		if (p == NULL)
 			snap_warn(ENOMEM, "postcopy");
-		stream_reject(STDOUT_FILENO, o->resume);
+		pipe_reject(STDOUT_FILENO, o->resume);
 		free(beside);
 		free(p);
 		return SNAP_ESYS;
@@ -1682,7 +1680,7 @@ load_postcopy(struct image *im, const struct options *o, struct status *st)
 	snap_warnx("%s: %s in postcopy, %sUUID %s", image_path(im),
 	    o->resume ? "resumed" : "served", p->hot.n > 0 ? "hot pages first, " : "", uuid);
 	if (err != 0 || (err = server_init(p)) != 0)
-		stream_reject(STDOUT_FILENO, o->resume);
+		pipe_reject(STDOUT_FILENO, o->resume);
 	else
 		err = serve(p);
 	if (o->record && err == 0 && p->asked_first.n == 0)

@@ -7,8 +7,8 @@
 
 #include "image.h"
 #include "options.h"
+#include "out.h"
 #include "status.h"
-#include "stream.h"
 
 /*
  * Send im to the destination on stdout, with its return path on stdin, until it

@@ -23,6 +23,8 @@
 #include "guard.h"
 #include "image.h"
 #include "options.h"
+#include "pipe.h"
+#include "returnpath.h"
 #include "snap.h"
 #include "status.h"
 #include "store.h"
@@ -78,8 +80,8 @@ on_signal(void *arg)
 static void
 answer(struct save *s)
 {
-	if (stream_wants_shut(s->in) && !s->answered)
-		stream_send_shut(STDOUT_FILENO, s->status == 0 ? 0 : 1);
+	if (stream_facts(s->in)->wants_shut && !s->answered)
+		rp_send_shut(STDOUT_FILENO, s->status == 0 ? 0 : 1);
 	s->answered = 1;
 }
 
@@ -109,12 +111,12 @@ store(struct save *s)
 			return;		/* the RAM is through: leaving is safe */
 	}
 	if (r < 0) {
-		if (s->image != NULL && s->opt->leash != NULL && stream_is_cut(s->in))
+		if (s->image != NULL && s->opt->leash != NULL && stream_facts(s->in)->cut)
 			leash_tell(s->opt->leash, LEASH_CUT);
 		give_up(s, r);
 		/* A source that waits for SHUT comes to no end before it. */
 		answer(s);
-		stream_drain_rest(s->in);
+		pipe_drain(STDIN_FILENO);
 	}
 }
 
@@ -127,7 +129,7 @@ refuse_stream(void)
 	s.guard.fd = -1;
 	s.status = SNAP_ESYS;
 	if ((s.in = stream_open(STDIN_FILENO, 0)) == NULL) {
-		stream_drain(STDIN_FILENO);
+		pipe_drain(STDIN_FILENO);
 		return;
 	}
 	stream_quiet(s.in);
@@ -168,20 +170,20 @@ run_save(const struct options *o)
 		if (s.status == 0)
 			snap_warnx("stream: out of memory");
 		give_up(&s, SNAP_ESYS);
-		stream_drain(STDIN_FILENO);
+		pipe_drain(STDIN_FILENO);
 		guard_dismiss(&s.guard);
 		image_close(s.base);
 		status_end(&st, s.status);
 		return s.status;
 	}
-	stream_on_signal(s.in, on_signal, &s);
+	pipe_on_signal(on_signal, &s);
 	if (o->leash != NULL)
 		stream_end_is_told(s.in);
 	if (s.image != NULL)
 		status_phase(&st, "waiting", 0);
 	else
 		give_up(&s, s.status);
-	if (!stream_begins(s.in, FIRST_BYTES_MS) && s.image != NULL)
+	if (!pipe_waits(STDIN_FILENO, FIRST_BYTES_MS) && s.image != NULL)
 		snap_warnx("save: nothing has come yet; in migrate_incoming the verb is load");
 	check_signal(&s);
 	store(&s);
@@ -190,10 +192,10 @@ run_save(const struct options *o)
 	if (s.image != NULL)
 		status_phase(&st, "commit", 0);
 	if (s.image != NULL)
-		s.status = store_commit(s.image, o, o->file[0], stream_split(s.in));
+		s.status = store_commit(s.image, o, o->file[0], stream_facts(s.in)->split);
 	if (o->trace)
 		snap_warnx("%s: %llu page records came", o->file[0],
-		    (unsigned long long)stream_records(s.in));
+		    (unsigned long long)stream_facts(s.in)->records);
 	answer(&s);
 	guard_dismiss(&s.guard);
 	if (s.image != NULL)

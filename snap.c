@@ -13,8 +13,8 @@
 #include "codec.h"
 #include "crc32c.h"
 #include "options.h"
+#include "pipe.h"
 #include "status.h"
-#include "stream.h"
 
 enum { FIRST_BYTES_MS = 500 };	/* QEMU sends its header at once */
 
@@ -150,13 +150,13 @@ part_in_peace(const struct options *o)
 	enum verb verb = o->verb;
 
 	if (verb == VERB_LOAD)
-		stream_reject(STDOUT_FILENO, o->resume);
+		pipe_reject(STDOUT_FILENO, o->resume);
 	if ((verb != VERB_SAVE && verb != VERB_NONE && verb != VERB_UNKNOWN) ||
-	    !stream_is_pipe(STDIN_FILENO))
+	    !pipe_is(STDIN_FILENO))
 		return;
 	on_signals_to_end(SIG_IGN);
-	if (verb != VERB_SAVE && !stream_waits(STDIN_FILENO, FIRST_BYTES_MS))
-		stream_reject(STDOUT_FILENO, o->resume);
+	if (verb != VERB_SAVE && !pipe_waits(STDIN_FILENO, FIRST_BYTES_MS))
+		pipe_reject(STDOUT_FILENO, o->resume);
 	refuse_stream();
 }
 

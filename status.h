@@ -71,7 +71,7 @@ void status_pages(struct status *st, const char *name, uint64_t pages, uint32_t 
 void status_add(struct status *st, uint64_t bytes);
 /* Was a line asked for?  Then print it.  To be called where something waited. */
 void status_answer(struct status *st);
-/* The same for stream_on_signal() and its like: st is a struct status. */
+/* The same for pipe_on_signal(): st is a struct status. */
 void status_on_signal(void *st);
 /* Something is going to be printed on stdout: take the line on the terminal away. */
 void status_hide(struct status *st);

@@ -76,9 +76,9 @@ seal(struct image_writer *w, const struct options *o, const struct stream_in *in
 	uint32_t flags = 0;
 	int i;
 
-	k[0] = stream_preamble(in);
-	k[1] = stream_prologue(in);
-	k[2] = stream_iterables(in);
+	k[0] = &stream_facts(in)->preamble;
+	k[1] = &stream_facts(in)->prologue;
+	k[2] = &stream_facts(in)->iterables;
 	for (i = 0; i < 3; i++) {
 		b[i].buf = k[i]->buf;
 		b[i].len = k[i]->len;
@@ -87,9 +87,9 @@ seal(struct image_writer *w, const struct options *o, const struct stream_in *in
 		b[3].buf = (const uint8_t *)o->label;
 		b[3].len = strlen(o->label);
 	}
-	if (stream_ended(in))
+	if (stream_facts(in)->ended)
 		flags |= IMAGE_ENDED;
-	if (stream_ignores_shared(in))
+	if (stream_facts(in)->ignores_shared)
 		flags |= IMAGE_IGNORE_SHARED;
 	return image_seal(w, b, 5, flags);
 }
@@ -112,7 +112,7 @@ store_item(struct image_writer *w, const struct options *o, const struct stream_
 {
 	switch (it->kind) {
 	case ITEM_BLOCKS:
-		return image_begin(w, stream_ram(in));
+		return image_begin(w, &stream_facts(in)->ram);
 	case ITEM_PAGE:
 		return put_page(w, it);
 	case ITEM_ZERO:
@@ -120,7 +120,7 @@ store_item(struct image_writer *w, const struct options *o, const struct stream_
 	case ITEM_TAIL:
 		return put_tail(w, o, in, it, sealed);
 	case ITEM_REFUSED:
-		return stream_refused(in);
+		return stream_facts(in)->refused;
 	}
 	return SNAP_EBUG;
 }
@@ -139,7 +139,7 @@ void
 store_count(struct status *st, const struct stream_in *in, const struct stream_item *it,
     int *in_tail)
 {
-	const struct ram_map *ram = stream_ram(in);
+	const struct ram_map *ram = &stream_facts(in)->ram;
 
 	switch (it->kind) {
 	case ITEM_BLOCKS:

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * stream.c -- QEMU's migration stream and return path.
+ * stream.c -- reading QEMU's migration stream.
  *
  * A stream, as far as we must know it (all numbers big-endian):
  *
@@ -20,10 +20,7 @@
  */
 #include "stream.h"
 
-#include <sys/stat.h>
-
 #include <errno.h>
-#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,37 +28,9 @@
 #include <unistd.h>
 
 #include "bytes.h"
-#include "latency.h"
-
-/* Types of top-level elements: QEMU_VM_* in migration/savevm.c. */
-enum {
-	VM_EOF = 0x00,
-	VM_SECTION_START = 0x01,
-	VM_SECTION_PART = 0x02,
-	VM_SECTION_END = 0x03,
-	VM_SECTION_FULL = 0x04,
-	VM_SUBSECTION = 0x05,
-	VM_VMDESCRIPTION = 0x06,
-	VM_CONFIGURATION = 0x07,
-	VM_COMMAND = 0x08,
-	VM_SECTION_FOOTER = 0x7e
-};
-
-/* A command that only a reader meets: enum qemu_vm_cmd in migration/savevm.c. */
-enum { CMD_SWITCHOVER_START = 11 };
-
-/* Flags of RAM records: RAM_SAVE_FLAG_* in migration/ram.c. */
-enum {
-	RAM_ZERO = 0x002,
-	RAM_MEM_SIZE = 0x004,
-	RAM_PAGE = 0x008,
-	RAM_EOS = 0x010,
-	RAM_CONTINUE = 0x020,
-	RAM_XBZRLE = 0x040,
-	RAM_HOOK = 0x080,
-	RAM_COMPRESS_PAGE = 0x100,
-	RAM_MULTIFD_FLUSH = 0x200
-};
+#include "pipe.h"
+#include "tail.h"
+#include "wire.h"
 
 enum {
 	RAM_VERSION = 4,
@@ -74,8 +43,7 @@ enum {
 	KEPT_MAX = 16 << 20,	/* bytes kept of what is not RAM, all together */
 	SILENCE_MS = 100,	/* see tail_is_over() */
 	LONG_SILENCE_MS = 1000,
-	SECTIONS = 16,		/* iterable handlers */
-	NAME_MAX_WIRE = 255
+	SECTIONS = 16		/* iterable handlers */
 };
 
 enum state { HEAD, ELEMENT, RAM, TAIL, DONE };
@@ -87,55 +55,32 @@ static const char *const handler_name[NHANDLERS] = {
 	"ram", "dirty-bitmap", "spapr/htab", "s390-storage_attributes"
 };
 
-/*
- * The last place in the tail that looks like its end-of-file byte and the head
- * of its description.  Device state may hold such bytes, too, but what follows
- * the right place is text, in which they cannot occur: the last one is right.
- */
-struct candidate {
-	uint64_t split;		/* bytes before the end-of-file byte */
-	uint64_t end;		/* where the description ends */
-	unsigned matched;	/* characters of page_size_key met in a row */
-	uint32_t page_size;	/* what the description says, 0: not found yet */
-	int found;		/* 1: its digits are being read, 2: they are read */
-};
-
 struct stream_in {
+	struct stream_facts f;	/* what callers are told */
 	int fd;
 	const char *name;	/* in messages: "stream", or "FILE:" */
 	enum state state;
-	int refused, refusal_told, quiet;
-	int end_told, cut;
-	void (*on_signal)(void *);
-	void *on_signal_arg;
+	int refusal_told, quiet, end_told;
 
 	uint8_t *buf;
 	size_t pos, len;	/* unread bytes are buf[pos..len) */
 	uint64_t base;		/* stream offset of buf[0] */
 	struct kept *keep;	/* where consumed bytes go, or NULL */
-	struct kept preamble, prologue, iterables;
 
 	uint32_t user_page_size;
 	int page_size_told;	/* by the stream */
-	int ignore_shared;
 	int may_be_mapped, is_mapped;
-	struct mapped_block *mapped;	/* as many as blocks */
-	struct ram_map ram;
 	size_t ram_map_bytes;	/* as encoded in an image */
 	const struct ram_block *cur;
-	uint64_t records;	/* page records so far */
 	int sparse;		/* some pages never come */
-	int have_part, ended, wants_shut;
+	int have_part;
 	struct { uint32_t sid; enum handler h; } section[SECTIONS];
 	unsigned nsection;
 	int failed;		/* SNAP_E*, reported, when the page size was looked for */
 	int has_content[NHANDLERS];	/* their sections are not empty */
 	unsigned type;		/* of the section being read */
 
-	uint64_t tail;		/* bytes of the tail handed over */
-	uint64_t win_hi, win_lo;	/* its last 16 bytes */
-	struct candidate cand;	/* end 0: none yet */
-	uint64_t split;
+	struct tail tail;
 };
 
 static int complain(struct stream_in *s, const char *fmt, ...) PRINTF_LIKE(2, 3);
@@ -150,10 +95,10 @@ complain(struct stream_in *s, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(msg, sizeof msg, fmt, ap);
 	va_end(ap);
-	if (s->refused == 0 && !s->quiet)
+	if (s->f.refused == 0 && !s->quiet)
 		snap_warnx("%s offset %llu: %s", s->name,
 		    (unsigned long long)(s->base + s->pos), msg);
-	s->refused = SNAP_EDATA;
+	s->f.refused = SNAP_EDATA;
 	return SNAP_EDATA;
 }
 
@@ -165,37 +110,6 @@ no_memory(const struct stream_in *s)
 }
 
 /* ---- bytes ---- */
-
-static int
-would_block(int err)
-{
-	return err == EAGAIN || err == EWOULDBLOCK;
-}
-
-/*
- * As stream_waits(); fn(arg) is called for each signal.  However many of them come, silence for
- * so long is silence: what is sent to us must not make a source look as if it had sent something.
- */
-static int
-waits(int fd, int ms, void (*fn)(void *), void *arg)
-{
-	int64_t end = now_ns() + (int64_t)ms * 1000000, left = ms;
-	struct pollfd p;
-	int r;
-
-	p.fd = fd;
-	p.events = POLLIN;
-	while ((r = poll(&p, 1, (int)left)) < 0 && errno == EINTR) {
-		if (fn != NULL)
-			fn(arg);
-		if (ms < 0)
-			return 1;
-		left = (end - now_ns()) / 1000000;
-		if (left < 0)
-			left = 0;
-	}
-	return r != 0;
-}
 
 /* Read once, at most max bytes: > 0, 0 at the end of input, or SNAP_ESYS. */
 static int
@@ -211,20 +125,11 @@ fill(struct stream_in *s, size_t max)
 	}
 	if (max > BUFFER - s->len)
 		max = BUFFER - s->len;
-	while ((n = read(s->fd, s->buf + s->len, max)) < 0) {
-		/* QEMU never makes ours so, others may. */
-		if (would_block(errno)) {
-			waits(s->fd, -1, s->on_signal, s->on_signal_arg);
-			continue;
-		}
-		if (errno != EINTR) {
-			if (!s->quiet)
-				snap_warn(errno, "%s offset %llu: read", s->name,
-				    (unsigned long long)(s->base + s->len));
-			return SNAP_ESYS;
-		}
-		if (s->on_signal != NULL)
-			s->on_signal(s->on_signal_arg);
+	if ((n = pipe_read(s->fd, s->buf + s->len, max)) < 0) {
+		if (!s->quiet)
+			snap_warn(errno, "%s offset %llu: read", s->name,
+			    (unsigned long long)(s->base + s->len));
+		return SNAP_ESYS;
 	}
 	s->len += (size_t)n;
 	return n > 0;
@@ -244,13 +149,13 @@ fill(struct stream_in *s, size_t max)
 static size_t
 read_size(const struct stream_in *s)
 {
-	uint64_t left = s->ram.npages - s->records;
+	uint64_t left = s->f.ram.npages - s->f.records;
 
-	if (s->ram.npages == 0 || s->records > s->ram.npages)
+	if (s->f.ram.npages == 0 || s->f.records > s->f.ram.npages)
 		return READ_SIZE;
 	if (left < READ_SIZE / RECORD_MIN)
 		return READ_TAIL;
-	return left > READ_LARGE / RECORD_MIN && !s->sparse && s->refused == 0 ?
+	return left > READ_LARGE / RECORD_MIN && !s->sparse && s->f.refused == 0 ?
 	    READ_LARGE : READ_SIZE;
 }
 
@@ -267,7 +172,7 @@ need(struct stream_in *s, size_t n)
 			return got;
 		if (got == 0) {
 			s->pos = s->len;
-			s->cut = 1;
+			s->f.cut = 1;
 			s->quiet |= s->end_told;
 			return complain(s, s->base + s->len == 0 ?
 			    "nothing came: no migration stream" :
@@ -285,8 +190,7 @@ have(struct stream_in *s, size_t n)
 	int got;
 
 	while (s->len - s->pos < n) {
-		if (s->failed != 0 || (s->wants_shut && !waits(s->fd, LONG_SILENCE_MS,
-		    s->on_signal, s->on_signal_arg)))
+		if (s->failed != 0 || (s->f.wants_shut && !pipe_waits(s->fd, LONG_SILENCE_MS)))
 			return 0;
 		if ((got = fill(s, n - (s->len - s->pos))) < 0)
 			s->failed = got;
@@ -306,7 +210,7 @@ keep(struct stream_in *s, const uint8_t *p, size_t n)
 
 	if (k == NULL)
 		return 0;
-	if (n > KEPT_MAX - s->preamble.len - s->prologue.len - s->iterables.len)
+	if (n > KEPT_MAX - s->f.preamble.len - s->f.prologue.len - s->f.iterables.len)
 		return complain(s, "more than %d bytes besides RAM pages and devices",
 		    (int)KEPT_MAX);
 	if (n > k->cap - k->len) {
@@ -384,7 +288,7 @@ take_u64(struct stream_in *s, uint64_t *v)
 
 /* A name of 1 to 255 bytes after its length. */
 static int
-take_name(struct stream_in *s, char name[NAME_MAX_WIRE + 1])
+take_name(struct stream_in *s, char name[ID_MAX + 1])
 {
 	const uint8_t *p;
 	unsigned n;
@@ -407,7 +311,7 @@ take_name(struct stream_in *s, char name[NAME_MAX_WIRE + 1])
 static int
 read_capabilities(struct stream_in *s)
 {
-	char name[NAME_MAX_WIRE + 1];
+	char name[ID_MAX + 1];
 	uint32_t n;
 
 	if (take_u32(s, &n) != 0)
@@ -416,7 +320,7 @@ read_capabilities(struct stream_in *s)
 		if (take_name(s, name) != 0)
 			return -1;
 		if (strcmp(name, "x-ignore-shared") == 0)
-			s->ignore_shared = 1;
+			s->f.ignores_shared = 1;
 		else if (strcmp(name, "mapped-ram") == 0 && s->may_be_mapped)
 			s->is_mapped = 1;
 		else if (strcmp(name, "mapped-ram") == 0)
@@ -435,16 +339,16 @@ keep_unmapped(struct stream_in *s, size_t at)
 	static const char shared[] = "\005\032configuration/capabilities\0\0\0\001"
 	    "\0\0\0\001\017x-ignore-shared";
 
-	s->preamble.len = at;
-	return s->ignore_shared ? keep(s, (const uint8_t *)shared, sizeof shared - 1) : 0;
+	s->f.preamble.len = at;
+	return s->f.ignores_shared ? keep(s, (const uint8_t *)shared, sizeof shared - 1) : 0;
 }
 
 static int
 read_config_subsection(struct stream_in *s)
 {
-	char name[NAME_MAX_WIRE + 1];
+	char name[ID_MAX + 1];
 	uint32_t version, bits;
-	size_t at = s->preamble.len;
+	size_t at = s->f.preamble.len;
 
 	if (take(s, 1) == NULL || take_name(s, name) != 0 || take_u32(s, &version) != 0)
 		return -1;
@@ -456,7 +360,7 @@ read_config_subsection(struct stream_in *s)
 			return -1;
 		if (bits < 10 || bits > 16)
 			return complain(s, "target pages of 2^%u bytes", (unsigned)bits);
-		s->ram.page_size = (uint32_t)1 << bits;
+		s->f.ram.page_size = (uint32_t)1 << bits;
 		s->page_size_told = 1;
 		return 0;
 	}
@@ -473,7 +377,7 @@ read_head(struct stream_in *s)
 	const uint8_t *p;
 	uint32_t n;
 
-	s->keep = &s->preamble;
+	s->keep = &s->f.preamble;
 	if ((p = take(s, 8)) == NULL)
 		return -1;
 	if (memcmp(p, "QEVM", 4) != 0)
@@ -501,11 +405,11 @@ read_head(struct stream_in *s)
 			return -1;
 	}
 	if (s->user_page_size != 0 && s->page_size_told &&
-	    s->user_page_size != s->ram.page_size)
+	    s->user_page_size != s->f.ram.page_size)
 		return complain(s, "--page-size is %u, but the stream says %u",
-		    (unsigned)s->user_page_size, (unsigned)s->ram.page_size);
+		    (unsigned)s->user_page_size, (unsigned)s->f.ram.page_size);
 	if (!s->page_size_told)
-		s->ram.page_size = s->user_page_size != 0 ? s->user_page_size : 4096;
+		s->f.ram.page_size = s->user_page_size != 0 ? s->user_page_size : 4096;
 	s->state = ELEMENT;
 	return 0;
 }
@@ -545,7 +449,7 @@ read_footer(struct stream_in *s, uint32_t sid)
 static int
 read_mapped(struct stream_in *s, const struct ram_block *b)
 {
-	uint64_t bytes = (b->len / s->ram.page_size + 63) / 64 * 8, end;
+	uint64_t bytes = (b->len / s->f.ram.page_size + 63) / 64 * 8, end;
 	struct kept *k = s->keep;
 	struct mapped_block *m;
 	const uint8_t *p;
@@ -555,20 +459,20 @@ read_mapped(struct stream_in *s, const struct ram_block *b)
 	s->keep = k;
 	if (p == NULL)
 		return -1;
-	m = realloc(s->mapped, (s->ram.nblk + 1) * sizeof *m);
+	m = realloc(s->f.mapped, (s->f.ram.nblk + 1) * sizeof *m);
 	if (m == NULL) {
 		no_memory(s);
 		return -1;
 	}
-	s->mapped = m;
-	m += s->ram.nblk;
+	s->f.mapped = m;
+	m += s->f.ram.nblk;
 	m->bitmap = get_be64(p + 12);
 	m->pages = get_be64(p + 20);
 	if (get_be32(p) != 1)
 		return complain(s, "mapped-ram of version %u, not 1", (unsigned)get_be32(p));
-	if (get_be64(p + 4) != s->ram.page_size)
+	if (get_be64(p + 4) != s->f.ram.page_size)
 		return complain(s, "mapped-ram: pages have %llu bytes, not %u; see --page-size",
-		    (unsigned long long)get_be64(p + 4), (unsigned)s->ram.page_size);
+		    (unsigned long long)get_be64(p + 4), (unsigned)s->f.ram.page_size);
 	if (m->bitmap < s->base + s->pos || m->pages < m->bitmap ||
 	    m->pages - m->bitmap < bytes || m->pages > INT64_MAX - b->len)
 		return complain(s, "RAM block %s: lies at no possible place", b->id);
@@ -584,7 +488,7 @@ read_mapped(struct stream_in *s, const struct ram_block *b)
 static int
 read_block(struct stream_in *s, uint64_t *left)
 {
-	struct ram_map *ram = &s->ram;
+	struct ram_map *ram = &s->f.ram;
 	struct ram_block *b;
 	void *grown;
 
@@ -622,7 +526,7 @@ read_block(struct stream_in *s, uint64_t *left)
 static int
 number_pages(struct stream_in *s)
 {
-	struct ram_map *ram = &s->ram;
+	struct ram_map *ram = &s->f.ram;
 	struct ram_block *b;
 
 	for (b = ram->blk; b < ram->blk + ram->nblk; b++) {
@@ -642,8 +546,8 @@ read_blocks(struct stream_in *s)
 {
 	uint64_t word, left, mask = PAGE_SIZE_MIN - 1;
 
-	s->ram.has_addr = s->ignore_shared;
-	s->sparse |= s->ignore_shared;
+	s->f.ram.has_addr = s->f.ignores_shared;
+	s->sparse |= s->f.ignores_shared;
 	if (take_u64(s, &word) != 0)
 		return -1;
 	if ((word & mask) != RAM_MEM_SIZE)
@@ -651,7 +555,7 @@ read_blocks(struct stream_in *s)
 	for (left = word & ~mask; left > 0;)
 		if (read_block(s, &left) != 0)
 			return -1;
-	if (s->ram.nblk == 0)
+	if (s->f.ram.nblk == 0)
 		return complain(s, "section ram: no blocks");
 	if (take_u64(s, &word) != 0)
 		return -1;
@@ -670,7 +574,7 @@ static int
 are_pages_of(struct stream_in *s, uint32_t size)
 {
 	const struct ram_block *b = NULL;
-	char name[NAME_MAX_WIRE + 1];
+	char name[ID_MAX + 1];
 	unsigned flags, n, k;
 	const uint8_t *p;
 	uint64_t word, off, next = 0;
@@ -678,7 +582,7 @@ are_pages_of(struct stream_in *s, uint32_t size)
 	size_t at = 5;
 
 	if (!have(s, at) || s->buf[s->pos] != VM_SECTION_PART ||
-	    get_be32(s->buf + s->pos + 1) != s->ram.sid)
+	    get_be32(s->buf + s->pos + 1) != s->f.ram.sid)
 		return 0;
 	for (n = 0; n < GUESS_RECORDS && at < PAGE_SIZE_MAX && have(s, at + 9); n++) {
 		p = s->buf + s->pos + at;
@@ -697,7 +601,7 @@ are_pages_of(struct stream_in *s, uint32_t size)
 				return 0;
 			memcpy(name, s->buf + s->pos + at + 1, k);
 			name[k] = '\0';
-			b = ram_map_named(&s->ram, name);
+			b = ram_map_named(&s->f.ram, name);
 			at += 1 + k;
 		}
 		flags &= ~(unsigned)RAM_CONTINUE;
@@ -727,12 +631,12 @@ guess_page_size(struct stream_in *s)
 		return 0;
 	for (i = 0; i < sizeof size / sizeof size[0]; i++)
 		if (are_pages_of(s, size[i])) {
-			s->ram.page_size = size[i];
+			s->f.ram.page_size = size[i];
 			break;
 		}
-	if (s->ram.page_size < PAGE_SIZE_MIN)	/* AVR; it can be read, and drained */
+	if (s->f.ram.page_size < PAGE_SIZE_MIN)	/* AVR; it can be read, and drained */
 		complain(s, "target pages of %u bytes, less than %d: cannot be stored",
-		    (unsigned)s->ram.page_size, (int)PAGE_SIZE_MIN);
+		    (unsigned)s->f.ram.page_size, (int)PAGE_SIZE_MIN);
 	return s->failed;
 }
 
@@ -742,7 +646,7 @@ guess_page_size(struct stream_in *s)
 static int
 read_bitmap(struct stream_in *s)
 {
-	char name[NAME_MAX_WIRE + 1];
+	char name[ID_MAX + 1];
 	unsigned flags;
 	uint64_t n;
 
@@ -839,7 +743,7 @@ read_other(struct stream_in *s, enum handler h)
 /* ---- top-level elements ---- */
 
 struct full_header {
-	char name[NAME_MAX_WIRE + 1];
+	char name[ID_MAX + 1];
 	uint32_t sid, instance, version;
 };
 
@@ -872,7 +776,7 @@ read_start(struct stream_in *s)
 	unsigned i;
 	int err;
 
-	s->keep = &s->prologue;
+	s->keep = &s->f.prologue;
 	if (read_full_header(s, &h) != 0)
 		return -1;
 	for (i = 0; i < NHANDLERS; i++)
@@ -889,9 +793,9 @@ read_start(struct stream_in *s)
 	if (h.version != RAM_VERSION)
 		return complain(s, "section ram: version %u, not %d",
 		    (unsigned)h.version, (int)RAM_VERSION);
-	if (s->ram.npages > 0 || s->ram.blk != NULL)
+	if (s->f.ram.npages > 0 || s->f.ram.blk != NULL)
 		return complain(s, "section ram: begins twice");
-	s->ram.sid = h.sid;
+	s->f.ram.sid = h.sid;
 	if (read_blocks(s) != 0 || read_footer(s, h.sid) != 0)
 		return -1;
 	if ((err = guess_page_size(s)) != 0)
@@ -917,7 +821,7 @@ read_part(struct stream_in *s)
 	if (i == s->nsection)
 		return complain(s, "section %u goes on, but never began", (unsigned)sid);
 	if (s->section[i].h != H_RAM)
-		s->keep = &s->iterables;
+		s->keep = &s->f.iterables;
 	if (take(s, 5) == NULL)
 		return -1;
 	if (s->section[i].h != H_RAM)
@@ -940,7 +844,7 @@ read_early(struct stream_in *s)
 	uint64_t blocks;
 	size_t n;
 
-	s->keep = &s->prologue;
+	s->keep = &s->f.prologue;
 	if (read_full_header(s, &h) != 0)
 		return -1;
 	n = strlen(h.name);
@@ -976,7 +880,7 @@ read_command(struct stream_in *s)
 		return -1;
 	switch (cmd) {
 	case CMD_OPEN_RETURN_PATH:
-		s->wants_shut = 1;
+		s->f.wants_shut = 1;
 		return 0;
 	case CMD_PING:
 	case CMD_SWITCHOVER_START:
@@ -1003,11 +907,11 @@ begin_tail(struct stream_in *s)
 {
 	unsigned i;
 
-	for (i = 0; i < s->nsection && !s->ended; i++)
+	for (i = 0; i < s->nsection && !s->f.ended; i++)
 		if (s->has_content[s->section[i].h])
 			complain(s, "section %s: not complete in a background snapshot: "
 			    "use an ordinary migration", handler_name[s->section[i].h]);
-	if (s->ignore_shared && !s->ended)
+	if (s->f.ignores_shared && !s->f.ended)
 		complain(s, "background snapshot with x-ignore-shared: "
 		    "switch it off, shared memory is missing");
 	s->keep = NULL;
@@ -1065,7 +969,7 @@ refuse_record(struct stream_in *s, unsigned flags)
 		complain(s, "section ram: COMPRESS_PAGE: switch the capability compress off");
 		if (take_u32(s, &n) != 0)
 			return -1;
-		return n > 2 * s->ram.page_size ?
+		return n > 2 * s->f.ram.page_size ?
 		    complain(s, "section ram: damaged") : skip(s, n);
 	}
 	return lost(s, flags);
@@ -1075,12 +979,12 @@ refuse_record(struct stream_in *s, unsigned flags)
 static int
 read_record_block(struct stream_in *s, unsigned flags, uint64_t off)
 {
-	char name[NAME_MAX_WIRE + 1];
+	char name[ID_MAX + 1];
 
 	if (!(flags & RAM_CONTINUE)) {
 		if (take_name(s, name) != 0)
 			return -1;
-		s->cur = ram_map_named(&s->ram, name);
+		s->cur = ram_map_named(&s->f.ram, name);
 		if (s->cur == NULL)
 			complain(s, "section ram: page of unknown block %s", name);
 	} else if (s->cur == NULL)
@@ -1100,12 +1004,12 @@ read_record(struct stream_in *s, struct stream_item *it)
 	s->keep = NULL;
 	if (take_u64(s, &word) != 0)
 		return -1;
-	flags = (unsigned)(word & (s->ram.page_size - 1));
+	flags = (unsigned)(word & (s->f.ram.page_size - 1));
 	off = word - flags;
 	if (word == RAM_EOS) {
 		s->state = ELEMENT;
-		s->ended = s->type == VM_SECTION_END;
-		return read_footer(s, s->ram.sid);
+		s->f.ended = s->type == VM_SECTION_END;
+		return read_footer(s, s->f.ram.sid);
 	}
 	if (flags & RAM_HOOK)
 		return complain(s, "section ram: HOOK: RDMA cannot be stored");
@@ -1125,7 +1029,7 @@ read_record(struct stream_in *s, struct stream_item *it)
 	switch (flags & ~(unsigned)RAM_CONTINUE) {
 	case RAM_PAGE:
 		it->kind = ITEM_PAGE;
-		it->len = s->ram.page_size;
+		it->len = s->f.ram.page_size;
 		if ((it->data = take(s, it->len)) == NULL)
 			return -1;
 		break;
@@ -1139,102 +1043,31 @@ read_record(struct stream_in *s, struct stream_item *it)
 	default:
 		return refuse_record(s, flags);
 	}
-	s->records++;
-	if (s->refused != 0)
+	s->f.records++;
+	if (s->f.refused != 0)
 		return 0;	/* draining: nobody wants it */
-	it->page = s->cur->first + off / s->ram.page_size;
+	it->page = s->cur->first + off / s->f.ram.page_size;
 	return 1;
 }
 
 /* ---- the tail ---- */
 
-static const char page_size_key[] = "\"page_size\": ";
-
-/* The next character of a description that c may have begun. */
-static void
-match_page_size(struct candidate *c, uint8_t ch)
-{
-	if (c->found == 2)
-		return;
-	if (c->found == 1) {
-		if (ch >= '0' && ch <= '9' && c->page_size < 1 << 24)
-			c->page_size = c->page_size * 10 + (uint32_t)(ch - '0');
-		else
-			c->found = 2;
-		return;
-	}
-	if (ch == (uint8_t)page_size_key[c->matched])
-		c->matched++;
-	else
-		c->matched = ch == (uint8_t)page_size_key[0];
-	if (page_size_key[c->matched] == '\0')
-		c->found = 1;
-}
-
-/*
- * Look at n bytes of the tail for the end of the device state: a footer, the
- * end-of-file byte, and the head of a description that begins with {".  Stops
- * behind one; returns the number of bytes looked at.
- */
-static size_t
-scan_tail(struct stream_in *s, const uint8_t *p, size_t n, uint64_t *more)
-{
-	struct candidate *c = &s->cand;
-	uint32_t len;
-	size_t i;
-
-	*more = 0;
-	for (i = 0; i < n; i++) {
-		match_page_size(c, p[i]);
-		s->win_hi = s->win_hi << 8 | s->win_lo >> 56;
-		s->win_lo = s->win_lo << 8 | p[i];
-		s->tail++;
-		len = (uint32_t)(s->win_lo >> 16);
-		if (s->win_lo >> 48 == VM_VMDESCRIPTION &&
-		    (s->win_lo & 0xffff) == ('{' << 8 | '"') && s->tail >= 13 &&
-		    (s->win_hi >> 32 & 0xff) == VM_SECTION_FOOTER && len > 2) {
-			memset(c, 0, sizeof *c);
-			c->split = s->tail - 8;
-			c->end = c->split + 6 + len;
-			c->matched = 1;		/* its first character was a quote */
-			*more = len - 2;
-			return i + 1;
-		}
-	}
-	return n;
-}
-
-/* Is this the end of a description? */
-static int
-described(const struct stream_in *s)
-{
-	return s->cand.end == s->tail && (s->win_lo & 0xff) == '}';
-}
-
-/* Or of a tail without one, as with suppress-vmdesc=on? */
-static int
-undescribed(const struct stream_in *s)
-{
-	return s->tail > 6 && (s->win_lo & 0xff) == VM_EOF &&
-	    (s->win_lo >> 40 & 0xff) == VM_SECTION_FOOTER;
-}
-
 /* At the end of the stream: is the tail complete? */
 static int
 check_tail(struct stream_in *s)
 {
-	const struct candidate *c = &s->cand;
+	const struct tail *t = &s->tail;
 
-	if (described(s)) {
-		s->split = c->split;
-		if (c->found != 0 && c->page_size != s->ram.page_size)
+	if (tail_is_described(t)) {
+		s->f.split = t->split;
+		if (t->found && t->page_size != s->f.ram.page_size)
 			return complain(s, "target pages have %u bytes, not %u: "
-			    "use --page-size", (unsigned)c->page_size,
-			    (unsigned)s->ram.page_size);
+			    "use --page-size", (unsigned)t->page_size,
+			    (unsigned)s->f.ram.page_size);
 		return 0;
 	}
-	if (undescribed(s)) {
-		s->split = s->tail - 1;
+	if (tail_is_undescribed(t)) {
+		s->f.split = t->len - 1;
 		return 0;
 	}
 	return complain(s, "stream ends inside the device state: cut, failed or cancelled");
@@ -1250,15 +1083,15 @@ tail_is_over(struct stream_in *s)
 {
 	int wait;
 
-	if (!s->wants_shut)
+	if (!s->f.wants_shut)
 		return 0;
-	if (described(s) && s->cand.found == 2 && s->cand.page_size == s->ram.page_size)
+	if (tail_is_described(&s->tail) && s->tail.page_size == s->f.ram.page_size)
 		wait = SILENCE_MS;
-	else if (undescribed(s))
+	else if (tail_is_undescribed(&s->tail))
 		wait = LONG_SILENCE_MS;
 	else
 		return 0;
-	return !waits(s->fd, wait, s->on_signal, s->on_signal_arg);
+	return !pipe_waits(s->fd, wait);
 }
 
 static int
@@ -1267,7 +1100,6 @@ read_tail(struct stream_in *s, struct stream_item *it)
 	int got;
 
 	if (s->pos == s->len) {
-		/* A source that waits for SHUT sends no end of input before it. */
 		got = tail_is_over(s) ? 0 : fill(s, READ_TAIL);
 		if (got < 0)
 			return got;
@@ -1278,7 +1110,7 @@ read_tail(struct stream_in *s, struct stream_item *it)
 	}
 	it->kind = ITEM_TAIL;
 	it->data = s->buf + s->pos;
-	it->len = scan_tail(s, it->data, s->len - s->pos, &it->more);
+	it->len = tail_scan(&s->tail, it->data, s->len - s->pos, &it->more);
 	s->pos += it->len;
 	return 1;
 }
@@ -1306,7 +1138,7 @@ stream_next(struct stream_in *s, struct stream_item *it)
 		case DONE:
 			return 0;
 		}
-		if (r >= 0 && s->refused != 0 && !s->refusal_told) {
+		if (r >= 0 && s->f.refused != 0 && !s->refusal_told) {
 			s->refusal_told = 1;
 			it->kind = ITEM_REFUSED;
 			return 1;
@@ -1315,7 +1147,7 @@ stream_next(struct stream_in *s, struct stream_item *it)
 			return 1;
 		/* Helpers say -1 for what need() and take() have reported. */
 		if (r < 0)
-			return s->refused != 0 ? s->refused : SNAP_ESYS;
+			return s->f.refused != 0 ? s->f.refused : SNAP_ESYS;
 	}
 }
 
@@ -1339,20 +1171,13 @@ stream_close(struct stream_in *s)
 {
 	if (s == NULL)
 		return;
-	free(s->preamble.buf);
-	free(s->prologue.buf);
-	free(s->iterables.buf);
-	free(s->ram.blk);
-	free(s->mapped);
+	free(s->f.preamble.buf);
+	free(s->f.prologue.buf);
+	free(s->f.iterables.buf);
+	free(s->f.ram.blk);
+	free(s->f.mapped);
 	free(s->buf);
 	free(s);
-}
-
-void
-stream_on_signal(struct stream_in *s, void (*fn)(void *), void *arg)
-{
-	s->on_signal = fn;
-	s->on_signal_arg = arg;
 }
 
 void
@@ -1367,118 +1192,6 @@ stream_end_is_told(struct stream_in *s)
 	s->end_told = 1;
 }
 
-int
-stream_is_cut(const struct stream_in *s)
-{
-	return s->cut;
-}
-
-int
-stream_refused(const struct stream_in *s)
-{
-	return s->refused;
-}
-
-int
-stream_is_pipe(int fd)
-{
-	struct stat st;
-
-	return fstat(fd, &st) == 0 && (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode));
-}
-
-int
-stream_waits(int fd, int ms)
-{
-	return waits(fd, ms, NULL, NULL);
-}
-
-int
-stream_begins(struct stream_in *s, int ms)
-{
-	return waits(s->fd, ms, s->on_signal, s->on_signal_arg);
-}
-
-static void
-drain(int fd, void (*fn)(void *), void *arg)
-{
-	uint8_t buf[16384];
-	ssize_t n;
-
-	for (;;) {
-		n = read(fd, buf, sizeof buf);
-		if (n == 0 || (n < 0 && errno != EINTR && !would_block(errno)))
-			return;
-		if (n < 0 && errno != EINTR)
-			waits(fd, -1, fn, arg);
-		else if (n < 0 && fn != NULL)
-			fn(arg);
-	}
-}
-
-void
-stream_drain(int fd)
-{
-	drain(fd, NULL, NULL);
-}
-
-void
-stream_drain_rest(struct stream_in *s)
-{
-	drain(s->fd, s->on_signal, s->on_signal_arg);
-}
-
-void
-stream_reject(int fd, int paused)
-{
-	static const uint8_t msg[COMMAND_SIZE + 4] = {
-		VM_COMMAND, 0, CMD_POSTCOPY_RESUME, 0, 0, 0xff, 0xff, 0xff, 0xff
-	};
-	size_t skipped = paused ? 0 : COMMAND_SIZE;
-
-	if (!stream_is_pipe(fd))
-		return;
-	/* Any other error: nobody is there to be told. */
-	while (write(fd, msg + skipped, sizeof msg - skipped) < 0 && errno == EINTR)
-		;
-}
-
-const struct ram_map *
-stream_ram(const struct stream_in *s)
-{
-	return &s->ram;
-}
-
-const struct kept *
-stream_preamble(const struct stream_in *s)
-{
-	return &s->preamble;
-}
-
-const struct kept *
-stream_prologue(const struct stream_in *s)
-{
-	return &s->prologue;
-}
-
-const struct kept *
-stream_iterables(const struct stream_in *s)
-{
-	return &s->iterables;
-}
-
-int
-stream_ended(const struct stream_in *s)
-{
-	return s->ended;
-}
-
-int
-stream_ignores_shared(const struct stream_in *s)
-{
-	return s->ignore_shared;
-}
-
 void
 stream_is_file(struct stream_in *s, const char *name)
 {
@@ -1486,406 +1199,8 @@ stream_is_file(struct stream_in *s, const char *name)
 	s->name = name;
 }
 
-const struct mapped_block *
-stream_mapped(const struct stream_in *s)
+const struct stream_facts *
+stream_facts(const struct stream_in *s)
 {
-	return s->is_mapped ? s->mapped : NULL;
-}
-
-uint64_t
-stream_records(const struct stream_in *s)
-{
-	return s->records;
-}
-
-int
-stream_wants_shut(const struct stream_in *s)
-{
-	return s->wants_shut;
-}
-
-uint64_t
-stream_split(const struct stream_in *s)
-{
-	return s->split;
-}
-
-int
-stream_send_shut(int fd, uint32_t status)
-{
-	struct stream_out o;
-	uint8_t msg[8];
-
-	if (!stream_is_pipe(fd))
-		return 0;
-	put_be16(msg, RP_SHUT);
-	put_be16(msg + 2, 4);
-	put_be32(msg + 4, status);
-	out_init(&o, fd, NULL);
-	out_copy(&o, msg, sizeof msg);
-	return out_flush(&o);
-}
-
-/* ---- writing ---- */
-
-void
-out_init(struct stream_out *o, int fd, const struct ram_map *ram)
-{
-	long max = sysconf(_SC_IOV_MAX);
-
-	o->fd = fd;
-	o->name = NULL;
-	o->ram = ram;
-	o->cur = NULL;
-	o->in_section = 0;
-	o->records = 0;
-	o->first = o->niov = 0;
-	o->max_iov = max > 0 && max < OUT_IOV ? (int)max : OUT_IOV;
-	o->nsmall = 0;
-	o->returns = 0;
-	o->on_signal = NULL;
-	o->on_signal_arg = NULL;
-}
-
-void
-out_on_signal(struct stream_out *o, void (*fn)(void *), void *arg)
-{
-	o->on_signal = fn;
-	o->on_signal_arg = arg;
-}
-
-int
-out_pending(const struct stream_out *o)
-{
-	return o->first < o->niov;
-}
-
-/* Others may have made ours such that it does not block. */
-static void
-wait_for_room(const struct stream_out *o)
-{
-	struct pollfd p;
-
-	p.fd = o->fd;
-	p.events = POLLOUT;
-	if (poll(&p, 1, -1) < 0 && errno == EINTR && o->on_signal != NULL)
-		o->on_signal(o->on_signal_arg);
-}
-
-int
-out_flush(struct stream_out *o)
-{
-	ssize_t n;
-
-	while (o->first < o->niov) {
-		n = writev(o->fd, o->iov + o->first, o->niov - o->first);
-		if (n < 0) {
-			if (errno == EINTR) {
-				if (o->on_signal != NULL)
-					o->on_signal(o->on_signal_arg);
-				continue;
-			}
-			if (would_block(errno)) {
-				if (o->returns)
-					return 1;
-				wait_for_room(o);
-				continue;
-			}
-			if (o->name != NULL)
-				snap_warn(errno, "%s: write", o->name);
-			else if (errno == EPIPE)
-				snap_warnx("the destination closed the stream");
-			else
-				snap_warn(errno, "writing the stream");
-			o->first = o->niov = 0;
-			return SNAP_ESYS;
-		}
-		while (n > 0) {
-			struct iovec *v = &o->iov[o->first];
-			size_t k = (size_t)n < v->iov_len ? (size_t)n : v->iov_len;
-
-			v->iov_base = (uint8_t *)v->iov_base + k;
-			v->iov_len -= k;
-			n -= (ssize_t)k;
-			if (v->iov_len == 0)
-				o->first++;
-		}
-	}
-	o->first = o->niov = 0;
-	o->nsmall = 0;
-	return 0;
-}
-
-/* At most OUT_SMALL bytes. */
-static int
-out_piece(struct stream_out *o, const void *buf, size_t len)
-{
-	struct iovec *v;
-	uint8_t *at;
-
-	if (len > OUT_SMALL - o->nsmall || o->niov == o->max_iov)
-		if (out_flush(o) != 0)
-			return SNAP_ESYS;
-	at = o->small + o->nsmall;
-	memcpy(at, buf, len);
-	o->nsmall += len;
-	v = &o->iov[o->niov];
-	if (o->niov > o->first && (uint8_t *)v[-1].iov_base + v[-1].iov_len == at) {
-		v[-1].iov_len += len;
-		return 0;
-	}
-	v->iov_base = at;
-	v->iov_len = len;
-	o->niov++;
-	return 0;
-}
-
-int
-out_copy(struct stream_out *o, const void *buf, size_t len)
-{
-	const uint8_t *p = buf;
-	size_t n;
-	int err = 0;
-
-	for (; len > 0 && err == 0; p += n, len -= n) {
-		n = len < OUT_SMALL ? len : OUT_SMALL;
-		err = out_piece(o, p, n);
-	}
-	return err;
-}
-
-static int
-out_refer(struct stream_out *o, const void *buf, size_t len)
-{
-	union {
-		const void *in;
-		void *out;
-	} p;
-
-	if (o->niov == o->max_iov && out_flush(o) != 0)
-		return SNAP_ESYS;
-	p.in = buf;	/* writev() only reads, but struct iovec cannot say so */
-	o->iov[o->niov].iov_base = p.out;
-	o->iov[o->niov].iov_len = len;
-	o->niov++;
-	return 0;
-}
-
-int
-out_command(struct stream_out *o, unsigned cmd, const void *buf, size_t len)
-{
-	uint8_t head[5];
-
-	head[0] = VM_COMMAND;
-	put_be16(head + 1, cmd);
-	put_be16(head + 3, (uint32_t)len);
-	if (out_copy(o, head, sizeof head) != 0)
-		return SNAP_ESYS;
-	return len > 0 ? out_copy(o, buf, len) : 0;
-}
-
-int
-out_begin(struct stream_out *o, unsigned type)
-{
-	uint8_t head[5];
-
-	head[0] = (uint8_t)type;
-	put_be32(head + 1, o->ram->sid);
-	o->in_section = 1;
-	o->records = 0;
-	return out_copy(o, head, sizeof head);
-}
-
-int
-out_end(struct stream_out *o)
-{
-	uint8_t end[13];
-
-	if (!o->in_section)
-		return 0;
-	put_be64(end, RAM_EOS);
-	end[8] = VM_SECTION_FOOTER;
-	put_be32(end + 9, o->ram->sid);
-	o->in_section = 0;
-	return out_copy(o, end, sizeof end);
-}
-
-int
-out_page(struct stream_out *o, uint64_t page, const uint8_t *data)
-{
-	const struct ram_block *b = o->cur;
-	uint8_t head[8 + 1 + NAME_MAX_WIRE + 1];
-	uint64_t word;
-	size_t n = 8, len;
-
-	if (b == NULL || page < b->first ||
-	    page - b->first >= b->len / o->ram->page_size)
-		b = ram_map_find(o->ram, page);
-	word = (page - b->first) * o->ram->page_size | (data != NULL ? RAM_PAGE : RAM_ZERO);
-	if (b == o->cur && o->records > 0)
-		word |= RAM_CONTINUE;
-	else {
-		len = strlen(b->id);
-		head[n++] = (uint8_t)len;
-		memcpy(head + n, b->id, len);
-		n += len;
-	}
-	put_be64(head, word);
-	if (data == NULL)
-		head[n++] = 0;
-	o->cur = b;
-	o->records++;
-	if (out_copy(o, head, n) != 0)
-		return SNAP_ESYS;
-	return data != NULL ? out_refer(o, data, o->ram->page_size) : 0;
-}
-
-/* ---- the return path ---- */
-
-void
-rp_init(struct rp_in *r, int fd, const struct ram_map *ram)
-{
-	memset(r, 0, sizeof *r);
-	r->fd = fd;
-	r->ram = ram;
-}
-
-void
-rp_on_signal(struct rp_in *r, void (*fn)(void *), void *arg)
-{
-	r->on_signal = fn;
-	r->on_signal_arg = arg;
-}
-
-int
-rp_read(struct rp_in *r)
-{
-	ssize_t n;
-
-	memmove(r->buf, r->buf + r->pos, r->len - r->pos);
-	r->len -= r->pos;
-	r->pos = 0;
-	while ((n = read(r->fd, r->buf + r->len, sizeof r->buf - r->len)) < 0) {
-		if (would_block(errno))
-			return 0;
-		if (errno != EINTR) {
-			snap_warn(errno, "return path: read");
-			return SNAP_ESYS;
-		}
-		if (r->on_signal != NULL)
-			r->on_signal(r->on_signal_arg);
-	}
-	if (n == 0)
-		r->eof = 1;
-	r->len += (size_t)n;
-	return 0;
-}
-
-int
-rp_take(struct rp_in *r, void *buf, size_t n)
-{
-	uint8_t *p = buf;
-	size_t k;
-
-	while (n > 0) {
-		if (r->pos == r->len) {
-			waits(r->fd, -1, r->on_signal, r->on_signal_arg);
-			if (rp_read(r) != 0)
-				return SNAP_ESYS;
-			if (r->eof) {
-				snap_warnx("return path: ends too early");
-				return SNAP_ESYS;
-			}
-		}
-		k = r->len - r->pos < n ? r->len - r->pos : n;
-		memcpy(p, r->buf + r->pos, k);
-		r->pos += k;
-		p += k;
-		n -= k;
-	}
-	return 0;
-}
-
-static int
-bad_message(const char *what)
-{
-	snap_warnx("return path: %s", what);
-	return SNAP_EDATA;
-}
-
-/* The pages asked for; name NULL: of the block asked for last. */
-static int
-take_request(struct rp_in *r, struct rp_msg *m, const uint8_t *p, const char *name)
-{
-	m->start = get_be64(p);
-	m->len = get_be32(p + 8);
-	if (name != NULL)
-		r->cur = ram_map_named(r->ram, name);
-	m->blk = r->cur;
-	if (m->blk == NULL)
-		return bad_message("request for a page of an unknown block");
-	if (m->len == 0 || m->start >= m->blk->len || m->len > m->blk->len - m->start)
-		return bad_message("request for pages outside of their block");
-	return 1;
-}
-
-/* The name that the last len bytes of a message are: a length and so many characters. */
-static int
-message_name(char name[NAME_MAX_WIRE + 1], const uint8_t *p, size_t len)
-{
-	if (len < 2 || len != 1 + (size_t)p[0])
-		return bad_message("message of wrong length");
-	if (memchr(p + 1, 0, p[0]) != NULL)
-		return bad_message("name with a NUL byte in it");
-	memcpy(name, p + 1, p[0]);
-	name[p[0]] = '\0';
-	return 0;
-}
-
-int
-rp_next(struct rp_in *r, struct rp_msg *m)
-{
-	const uint8_t *p = r->buf + r->pos;
-	char name[NAME_MAX_WIRE + 1];
-	size_t len;
-	int err;
-
-	if (r->len - r->pos < 4)
-		return 0;
-	m->type = (enum rp_type)get_be16(p);
-	len = get_be16(p + 2);
-	if (len > 12 + 1 + NAME_MAX_WIRE)
-		return bad_message("message of impossible length");
-	if (r->len - r->pos < 4 + len)
-		return 0;
-	r->pos += 4 + len;
-	p += 4;
-	switch (m->type) {
-	case RP_SHUT:
-	case RP_PONG:
-	case RP_RESUME_ACK:
-		if (len != 4)
-			return bad_message("message of wrong length");
-		m->value = get_be32(p);
-		return 1;
-	case RP_SWITCHOVER_ACK:
-		return len == 0 ? 1 : bad_message("message of wrong length");
-	case RP_RECV_BITMAP:
-		if ((err = message_name(name, p, len)) != 0)
-			return err;
-		m->blk = ram_map_named(r->ram, name);
-		return m->blk != NULL ? 1 : bad_message("bitmap of an unknown block");
-	case RP_REQ_PAGES:
-		if (len != 12)
-			return bad_message("message of wrong length");
-		return take_request(r, m, p, NULL);
-	case RP_REQ_PAGES_ID:
-		if (len < 12)
-			return bad_message("message of wrong length");
-		if ((err = message_name(name, p + 12, len - 12)) != 0)
-			return err;
-		return take_request(r, m, p, name);
-	default:
-		return bad_message("unknown message");
-	}
+	return &s->f;
 }

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "../../bytes.h"
-#include "../../stream.h"
+#include "../../returnpath.h"
 #include "fuzz.h"
 
 enum { PAGE = 4096, LONG_NAME = 255 };

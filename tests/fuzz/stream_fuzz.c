@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "../../layout.h"
+#include "../../out.h"
 #include "../../stream.h"
 #include "fuzz.h"
 
@@ -80,7 +81,8 @@ check_ram(const struct ram_map *ram)
 static void
 take_item(struct outcome *o, const struct stream_in *s, const struct stream_item *it, int keep)
 {
-	const struct ram_map *ram = stream_ram(s);
+	const struct stream_facts *f = stream_facts(s);
+	const struct ram_map *ram = &f->ram;
 
 	switch (it->kind) {
 	case ITEM_BLOCKS:
@@ -90,7 +92,7 @@ take_item(struct outcome *o, const struct stream_in *s, const struct stream_item
 		return;
 	case ITEM_PAGE:
 	case ITEM_ZERO:
-		MUST(o->blocks && o->tail == 0 && stream_refused(s) == 0);
+		MUST(o->blocks && o->tail == 0 && f->refused == 0);
 		MUST(it->page < ram->npages);
 		o->h = hash(o->h, &it->page, sizeof it->page);
 		o->h = hash(o->h, &it->kind, sizeof it->kind);
@@ -106,7 +108,7 @@ take_item(struct outcome *o, const struct stream_in *s, const struct stream_item
 			nrecord++;
 		}
 		o->pages++;
-		MUST(stream_records(s) >= o->pages);
+		MUST(f->records >= o->pages);
 		return;
 	case ITEM_TAIL:
 		MUST(o->blocks && it->len > 0);
@@ -122,7 +124,7 @@ take_item(struct outcome *o, const struct stream_in *s, const struct stream_item
 		}
 		return;
 	case ITEM_REFUSED:
-		MUST(o->refusals == 0 && stream_refused(s) == SNAP_EDATA);
+		MUST(o->refusals == 0 && f->refused == SNAP_EDATA);
 		o->refusals = 1;
 		return;
 	}
@@ -132,6 +134,7 @@ take_item(struct outcome *o, const struct stream_in *s, const struct stream_item
 static void
 parse(struct outcome *o, struct stream_in *s, int keep)
 {
+	const struct stream_facts *f = stream_facts(s);
 	struct stream_item it;
 
 	memset(o, 0, sizeof *o);
@@ -140,22 +143,22 @@ parse(struct outcome *o, struct stream_in *s, int keep)
 		tail_len = nrecord = 0;
 	while ((o->r = stream_next(s, &it)) == 1)
 		take_item(o, s, &it, keep);
-	o->refused = stream_refused(s);
-	o->ended = stream_ended(s);
-	o->shared = stream_ignores_shared(s);
-	o->split = stream_split(s);
+	o->refused = f->refused;
+	o->ended = f->ended;
+	o->shared = f->ignores_shared;
+	o->split = f->split;
 	o->messages = messages;
 	MUST(o->r == 0 || o->r == SNAP_EDATA);
 	MUST(o->refused == 0 || o->refused == SNAP_EDATA);
 	/* One message, and only where something is wrong. */
 	MUST(o->messages == (o->r != 0 || o->refused != 0));
-	MUST(stream_preamble(s)->len + stream_prologue(s)->len + stream_iterables(s)->len <= KEPT);
-	o->kept_h[0] = hash_kept(stream_preamble(s));
-	o->kept_h[1] = hash_kept(stream_prologue(s));
-	o->kept_h[2] = hash_kept(stream_iterables(s));
+	MUST(f->preamble.len + f->prologue.len + f->iterables.len <= KEPT);
+	o->kept_h[0] = hash_kept(&f->preamble);
+	o->kept_h[1] = hash_kept(&f->prologue);
+	o->kept_h[2] = hash_kept(&f->iterables);
 	if (o->r == 0) {
 		MUST(o->blocks && o->tail > 0);
-		MUST(stream_preamble(s)->len > 0 && stream_prologue(s)->len > 0);
+		MUST(f->preamble.len > 0 && f->prologue.len > 0);
 		MUST(stream_next(s, &it) == 0);
 	}
 }
@@ -181,6 +184,7 @@ check_pieces(const uint8_t *data, size_t size, uint32_t page_size, uint64_t seed
 static void
 check_again(struct stream_in *s, uint32_t page_size, uint64_t seed, const struct outcome *want)
 {
+	const struct stream_facts *f = stream_facts(s);
 	static struct stream_out out;
 	static uint8_t page[PAGE_SIZE_MAX];
 	struct outcome got;
@@ -188,15 +192,15 @@ check_again(struct stream_in *s, uint32_t page_size, uint64_t seed, const struct
 	size_t i;
 
 	sink_reset(8 << 20, seed);
-	out_init(&out, 1, stream_ram(s));
-	if (stream_preamble(s)->len > OUT_SMALL || stream_prologue(s)->len > OUT_SMALL ||
-	    stream_iterables(s)->len > OUT_SMALL || tail_len > (1 << 20))
+	out_init(&out, 1, &f->ram);
+	if (f->preamble.len > OUT_SMALL || f->prologue.len > OUT_SMALL ||
+	    f->iterables.len > OUT_SMALL || tail_len > (1 << 20))
 		return;
-	MUST(out_copy(&out, stream_preamble(s)->buf, stream_preamble(s)->len) == 0);
-	MUST(out_copy(&out, stream_prologue(s)->buf, stream_prologue(s)->len) == 0);
-	if (stream_iterables(s)->len > 0)
-		MUST(out_copy(&out, stream_iterables(s)->buf, stream_iterables(s)->len) == 0);
-	MUST(out_begin(&out, SECTION_PART) == 0);
+	MUST(out_copy(&out, f->preamble.buf, f->preamble.len) == 0);
+	MUST(out_copy(&out, f->prologue.buf, f->prologue.len) == 0);
+	if (f->iterables.len > 0)
+		MUST(out_copy(&out, f->iterables.buf, f->iterables.len) == 0);
+	MUST(out_begin(&out, VM_SECTION_PART) == 0);
 	for (i = 0; i < nrecord; i++) {
 		if (record[i].data)
 			memcpy(page, page_copy[i], PAGE_SIZE_MIN);
@@ -205,7 +209,7 @@ check_again(struct stream_in *s, uint32_t page_size, uint64_t seed, const struct
 	}
 	MUST(out_end(&out) == 0);
 	if (want->ended)
-		MUST(out_begin(&out, SECTION_END) == 0 && out_end(&out) == 0);
+		MUST(out_begin(&out, VM_SECTION_END) == 0 && out_end(&out) == 0);
 	for (i = 0; i < tail_len; i += OUT_SMALL)
 		MUST(out_copy(&out, tail_buf + i,
 		    tail_len - i < OUT_SMALL ? tail_len - i : OUT_SMALL) == 0);
@@ -246,9 +250,9 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	parse(&o, s, 1);
 	bounds_end(HEAP, 1000);
 	/* What is kept of the head is the head. */
-	MUST(stream_preamble(s)->len < size &&
-	    (stream_preamble(s)->len == 0 ||
-	    memcmp(stream_preamble(s)->buf, data + 1, stream_preamble(s)->len) == 0));
+	MUST(stream_facts(s)->preamble.len < size &&
+	    (stream_facts(s)->preamble.len == 0 ||
+	    memcmp(stream_facts(s)->preamble.buf, data + 1, stream_facts(s)->preamble.len) == 0));
 	if (o.r == 0) {
 		MUST(o.tail == tail_len);
 		MUST(o.refused != 0 || (o.split > 0 && o.split < o.tail && tail_buf[o.split] == 0));
