@@ -530,10 +530,8 @@ make_rows(struct diff *d)
 	const struct ram_map *a = image_ram(d->a.im), *b = image_ram(d->b.im);
 	size_t i;
 
-	if ((d->row = calloc(a->nblk + b->nblk, sizeof *d->row)) == NULL) {
-		snap_warn(ENOMEM, "%s", image_path(d->a.im));
-		return SNAP_ESYS;
-	}
+	if ((d->row = calloc(a->nblk + b->nblk, sizeof *d->row)) == NULL)
+		return snap_warn(ENOMEM, "%s", image_path(d->a.im));
 	for (i = 0; i < a->nblk; i++) {
 		d->row[d->nrow].a = &a->blk[i];
 		d->row[d->nrow++].b = ram_map_named(b, a->blk[i].id);
@@ -564,10 +562,8 @@ make_batches(struct diff *d)
 
 	d->batch = calloc(DEPTH, sizeof *d->batch);
 	d->ring = aio_new(options_threads(d->opt, 0), 2 * DEPTH);
-	if (d->batch == NULL || d->ring == NULL) {
-		snap_warn(ENOMEM, "%s", image_path(d->a.im));
-		return SNAP_ESYS;
-	}
+	if (d->batch == NULL || d->ring == NULL)
+		return snap_warn(ENOMEM, "%s", image_path(d->a.im));
 	for (i = 0; i < DEPTH; i++)
 		if (fetch_init(&d->batch[i].a, d->a.im, max) != 0 ||
 		    fetch_init(&d->batch[i].b, d->b.im, max) != 0)
@@ -585,12 +581,10 @@ diff(struct diff *d)
 	    (err = open_side(&d->b, o->file[1], o)) != 0)
 		return err;
 	d->page_size = image_header(d->a.im)->page_size;
-	if (d->page_size != image_header(d->b.im)->page_size) {
-		snap_warnx("%s: pages of %u bytes cannot be compared with those of %u in %s",
+	if (d->page_size != image_header(d->b.im)->page_size)
+		return snap_warnx("%s: pages of %u bytes cannot be compared with those of %u in %s",
 		    o->file[0], (unsigned)d->page_size,
 		    (unsigned)image_header(d->b.im)->page_size, o->file[1]);
-		return SNAP_ESYS;
-	}
 	if ((err = make_rows(d)) != 0 || (o->paranoid && (err = make_batches(d)) != 0))
 		return err;
 	return o->json ? tell_programs(d) : tell_people(d);

@@ -22,8 +22,7 @@ enum { JOB_MS = 50 };
 static int
 no_memory(void)
 {
-	snap_warn(ENOMEM, "disks");
-	return SNAP_ESYS;
+	return snap_warn(ENOMEM, "disks");
 }
 
 /* Is name in a list with commas? */
@@ -52,25 +51,17 @@ name_next(struct disk *d, const char *image)
 		if (strchr("/\\: \t\n'\"", *s) != NULL)
 			*s = '_';
 	here[0] = '\0';
-	if (image[0] != '/' && getcwd(here, sizeof here) == NULL) {
-		snap_warn(errno, "%s", image);
-		return SNAP_ESYS;
-	}
+	if (image[0] != '/' && getcwd(here, sizeof here) == NULL)
+		return snap_warn(errno, "%s", image);
 	n = snprintf(d->next, sizeof d->next, "%s%s%s.%s.qcow2", here, image[0] == '/' ? "" : "/",
 	    image, name);
-	if (n < 0 || (size_t)n >= sizeof d->next) {
-		snap_warnx("%s: name too long", image);
-		return SNAP_ESYS;
-	}
-	if (!json_is_text(d->next)) {
-		snap_warnx("%s: QEMU takes only names that are UTF-8", d->next);
-		return SNAP_ESYS;
-	}
-	if (access(d->next, F_OK) == 0) {
-		snap_warnx("%s: is there already, and would be the new file of disk %s", d->next,
-		    d->name);
-		return SNAP_ESYS;
-	}
+	if (n < 0 || (size_t)n >= sizeof d->next)
+		return snap_warnx("%s: name too long", image);
+	if (!json_is_text(d->next))
+		return snap_warnx("%s: QEMU takes only names that are UTF-8", d->next);
+	if (access(d->next, F_OK) == 0)
+		return snap_warnx("%s: is there already, and would be the new file of disk %s",
+		    d->next, d->name);
 	return 0;
 }
 
@@ -132,18 +123,14 @@ find_one(struct drives *d, struct qmp *q, unsigned i, const char *names, const c
 	if (names != NULL && !is_in(names, k->name) && !is_in(names, v->node))
 		return 0;
 	if (v->node[0] == '\0' || !qmp_string(q, AT("inserted.file"), k->file, sizeof k->file) ||
-	    !qmp_string(q, AT("inserted.drv"), k->format, sizeof k->format)) {
-		snap_warnx("%s: disk %s: QEMU tells too little of it, or too much", q->path,
+	    !qmp_string(q, AT("inserted.drv"), k->format, sizeof k->format))
+		return snap_warnx("%s: disk %s: QEMU tells too little of it, or too much", q->path,
 		    k->name);
-		return SNAP_ESYS;
-	}
 	why = qmp_is_true(q, AT("inserted.encrypted")) ? "is encrypted, and its new file would "
 	    "not be" : what_is_wrong(d, k);
 #undef AT
-	if (why != NULL) {
-		snap_warnx("%s: disk %s: %s: %s", q->path, k->name, k->file, why);
-		return SNAP_ESYS;
-	}
+	if (why != NULL)
+		return snap_warnx("%s: disk %s: %s: %s", q->path, k->name, k->file, why);
 	snprintf(v->next, sizeof v->next, "qemu-snap-%08lx-%lx-%u",
 	    (unsigned long)time(NULL) & 0xffffffff, (unsigned long)getpid() & 0xffffff,
 	    d->disks.n);
@@ -167,21 +154,17 @@ drives_find(struct drives *d, struct qmp *q, const char *names, const char *imag
 	if ((err = qmp_demand(q, "query-block", NULL)) != 0)
 		return err;
 	for (i = 0; snprintf(path, sizeof path, "return.%u", i), qmp_has(q, path); i++) {
-		if (d->disks.n == DISKS_MAX) {
-			snap_warnx("%s: more than %d disks", q->path, (int)DISKS_MAX);
-			return SNAP_ESYS;
-		}
+		if (d->disks.n == DISKS_MAX)
+			return snap_warnx("%s: more than %d disks", q->path, (int)DISKS_MAX);
 		if ((err = find_one(d, q, i, names, image)) < 0)
 			return err;
 		d->disks.n += (unsigned)err;
 	}
 	for (s = names; s != NULL && (s = strchr(s, ',')) != NULL; s++)
 		wished++;
-	if (d->disks.n < wished) {
-		snap_warnx("%s: not all of these are disks that can be written to: %s", q->path,
-		    names);
-		return SNAP_ESYS;
-	}
+	if (d->disks.n < wished)
+		return snap_warnx("%s: not all of these are disks that can be written to: %s",
+		    q->path, names);
 	return 0;
 }
 
@@ -299,10 +282,8 @@ finish_job(struct qmp *q, const char *job)
 			return err;
 		for (i = 0; ; i++) {
 			snprintf(path, sizeof path, "return.%u.id", i);
-			if (!qmp_has(q, path)) {
-				snap_warnx("%s: job %s is gone", q->path, job);
-				return SNAP_ESYS;
-			}
+			if (!qmp_has(q, path))
+				return snap_warnx("%s: job %s is gone", q->path, job);
 			if (qmp_string(q, path, name, sizeof name) && strcmp(name, job) == 0)
 				break;
 		}
@@ -345,8 +326,7 @@ undo_one(struct drive *v, struct disk *k, struct qmp *q)
 		v->taken = 0;
 		if ((err = io_unlink(k->next)) == 0)
 			return 0;
-		snap_warn(err, "%s", k->next);
-		return SNAP_ESYS;
+		return snap_warn(err, "%s", k->next);
 	}
 	snap_warnx("%s: disk %s could not be given back: it goes on in %s, on top of %s", q->path,
 	    k->name, k->next, k->file);

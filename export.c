@@ -157,9 +157,8 @@ check_shared(const struct export *x, const struct ram_block *b)
 
 	if (r <= 0)
 		return r;
-	snap_warnx("%s: has no page of block %s: x-ignore-shared left it out",
+	return snap_warnx("%s: has no page of block %s: x-ignore-shared left it out",
 	    image_path(x->im), b->id);
-	return SNAP_ESYS;
 }
 
 static int
@@ -251,10 +250,8 @@ export_lime(struct export *x)
 		return SNAP_ESYS;
 	if ((err = check_shared(x, b)) != 0)
 		return err;
-	if (low < ext) {
-		snap_warnx("%s: less than 1 MiB of memory: no LiME file", image_path(x->im));
-		return SNAP_ESYS;
-	}
+	if (low < ext)
+		return snap_warnx("%s: less than 1 MiB of memory: no LiME file", image_path(x->im));
 	if ((err = lime_range(x, b, 0, base, 0, &at)) != 0 ||
 	    (err = lime_range(x, b, ext, low - ext, ext, &at)) != 0 ||
 	    (err = lime_range(x, b, low, b->len - low, HIGH, &at)) != 0 ||
@@ -422,10 +419,8 @@ export(struct export *x)
 	    (err = image_check_sections(x->im, NULL)) != 0)
 		return err;
 	x->ram = image_ram(x->im);
-	if ((x->ext = malloc((x->ram->nblk + 3) * sizeof *x->ext)) == NULL) {
-		snap_warn(ENOMEM, "%s", o->file[0]);
-		return SNAP_ESYS;
-	}
+	if ((x->ext = malloc((x->ram->nblk + 3) * sizeof *x->ext)) == NULL)
+		return snap_warn(ENOMEM, "%s", o->file[0]);
 	if ((err = target_create(&x->to, o->file[1])) != 0)
 		return err;
 	out_init(&x->out, x->to.fd, x->ram);
@@ -451,10 +446,8 @@ run_export(const struct options *o)
 	struct export *x = calloc(1, sizeof *x);
 	int err;
 
-	if (x == NULL) {
-		snap_warn(ENOMEM, "%s", o->file[1]);
-		return SNAP_ESYS;
-	}
+	if (x == NULL)
+		return snap_warn(ENOMEM, "%s", o->file[1]);
 	x->opt = o;
 	x->to.fd = x->to.dir_fd = -1;
 	status_init(&x->st, o, o->file[0]);

@@ -39,8 +39,7 @@ read_at(const struct import *m, void *buf, size_t len, uint64_t off)
 
 	if (err == 0)
 		return 0;
-	snap_warn(err, "%s: read at offset %llu", m->opt->file[0], (unsigned long long)off);
-	return SNAP_ESYS;
+	return snap_warn(err, "%s: read at offset %llu", m->opt->file[0], (unsigned long long)off);
 }
 
 /* Pages that follow one another in the guest and, from off on, in the file. */
@@ -200,10 +199,8 @@ check_head(struct import *m)
 	size_t n;
 	int err;
 
-	if ((err = io_size(m->fd, &len)) != 0) {
-		snap_warn(err, "%s", m->opt->file[0]);
-		return SNAP_ESYS;
-	}
+	if ((err = io_size(m->fd, &len)) != 0)
+		return snap_warn(err, "%s", m->opt->file[0]);
 	n = len < FOREIGN_HEAD ? (size_t)len : FOREIGN_HEAD;
 	if ((err = read_at(m, m->piece, n, 0)) != 0)
 		return err;
@@ -234,10 +231,8 @@ import(struct import *m)
 		return err;
 	if ((m->name = malloc(strlen(o->file[0]) + 2)) != NULL)
 		strcat(strcpy(m->name, o->file[0]), ":");
-	if (m->name == NULL || (m->in = stream_open(m->fd, o->page_size)) == NULL) {
-		snap_warn(ENOMEM, "%s", o->file[0]);
-		return SNAP_ESYS;
-	}
+	if (m->name == NULL || (m->in = stream_open(m->fd, o->page_size)) == NULL)
+		return snap_warn(ENOMEM, "%s", o->file[0]);
 	stream_is_file(m->in, m->name);
 	note_signals();
 	if ((m->out = store_create(o, o->file[1], &m->base, &err)) == NULL)
@@ -251,10 +246,8 @@ run_import(const struct options *o)
 	struct import *m = calloc(1, sizeof *m);
 	int err;
 
-	if (m == NULL) {
-		snap_warn(ENOMEM, "%s", o->file[1]);
-		return SNAP_ESYS;
-	}
+	if (m == NULL)
+		return snap_warn(ENOMEM, "%s", o->file[1]);
 	m->opt = o;
 	status_init(&m->st, o, o->file[1]);
 	err = import(m);

@@ -147,7 +147,7 @@ snap_line(const char *text)
 	put(line, len);
 }
 
-void
+int
 snap_warnx(const char *fmt, ...)
 {
 	va_list ap;
@@ -155,9 +155,10 @@ snap_warnx(const char *fmt, ...)
 	va_start(ap, fmt);
 	say(0, fmt, ap);
 	va_end(ap);
+	return SNAP_ESYS;
 }
 
-void
+int
 snap_warn(int err, const char *fmt, ...)
 {
 	va_list ap;
@@ -165,6 +166,7 @@ snap_warn(int err, const char *fmt, ...)
 	va_start(ap, fmt);
 	say(err, fmt, ap);
 	va_end(ap);
+	return SNAP_ESYS;
 }
 
 int

@@ -188,11 +188,9 @@ optimize(struct optimize *z)
 	    (err = image_open_ancestors(z->im)) != 0 ||
 	    (err = image_check_sections(z->im, NULL)) != 0)
 		return err;
-	if (image_is_in_chain(z->im, o->file[1])) {
-		snap_warnx("%s: is the image itself, or an ancestor of it, and is not replaced",
-		    o->file[1]);
-		return SNAP_ESYS;
-	}
+	if (image_is_in_chain(z->im, o->file[1]))
+		return snap_warnx("%s: is the image itself, or an ancestor of it, and is not "
+		    "replaced", o->file[1]);
 	if ((err = store_open_base(o, &z->base)) != 0)
 		return err;
 	if (!o->no_hot && (err = hot_find(&z->hot, z->im)) != 0)

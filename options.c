@@ -124,8 +124,7 @@ enum { NVERBS = sizeof verbs / sizeof verbs[0] };
 static int
 wrong(const struct option *opt, const char *value, const char *what)
 {
-	snap_warnx("--%s=%s: %s", opt->name, value, what);
-	return SNAP_ESYS;
+	return snap_warnx("--%s=%s: %s", opt->name, value, what);
 }
 
 /* A decimal number up to max; *end is what follows.  -1: there is none. */
@@ -182,11 +181,9 @@ size_between(const struct option *opt, const char *s, uint32_t min, uint32_t max
 {
 	uint64_t n;
 
-	if (size(s, &n) != 0 || n < min || n > max || (n & (n - 1)) != 0) {
-		snap_warnx("--%s=%s: not a power of two from %u to %u", opt->name, s,
+	if (size(s, &n) != 0 || n < min || n > max || (n & (n - 1)) != 0)
+		return snap_warnx("--%s=%s: not a power of two from %u to %u", opt->name, s,
 		    (unsigned)min, (unsigned)max);
-		return SNAP_ESYS;
-	}
 	*v = (uint32_t)n;
 	return 0;
 }
@@ -245,11 +242,9 @@ set_codec(struct options *o, const struct option *opt, const char *s)
 	if (s[n] == '\0')
 		return 0;
 	if (plain_number(s + n + 1, (uint64_t)o->codec->most, &level) != 0 ||
-	    level < (uint64_t)o->codec->least) {
-		snap_warnx("--%s=%s: not a level from %d to %d", opt->name, s,
+	    level < (uint64_t)o->codec->least)
+		return snap_warnx("--%s=%s: not a level from %d to %d", opt->name, s,
 		    o->codec->least, o->codec->most);
-		return SNAP_ESYS;
-	}
 	o->level = (int)level;
 	return 0;
 }
@@ -405,8 +400,7 @@ set(struct options *o, const struct option *opt, const char *value)
 		o->label = value;
 		if (strlen(value) <= LABEL_MAX)
 			return 0;
-		snap_warnx("--label: longer than %d bytes", (int)LABEL_MAX);
-		return SNAP_ESYS;
+		return snap_warnx("--label: longer than %d bytes", (int)LABEL_MAX);
 	case O_QUICK:
 		o->quick = 1;
 		return 0;
@@ -452,16 +446,12 @@ long_option(struct options *o, const char *word, char ***next, uint64_t *seen)
 		if (strlen(options[i].name) == len &&
 		    strncmp(options[i].name, word, len) == 0)
 			break;
-	if (i == NOPTIONS) {
-		snap_warnx("--%.*s: no such option", (int)len, word);
-		return SNAP_ESYS;
-	}
+	if (i == NOPTIONS)
+		return snap_warnx("--%.*s: no such option", (int)len, word);
 	*seen |= UINT64_C(1) << i;
 	if (options[i].takes == VALUE && value == NULL) {
-		if (**next == NULL) {
-			snap_warnx("--%s: its value is missing", word);
-			return SNAP_ESYS;
-		}
+		if (**next == NULL)
+			return snap_warnx("--%s: its value is missing", word);
 		value = *(*next)++;
 	}
 	if (options[i].takes == NOTHING && value != NULL)
@@ -482,10 +472,8 @@ short_options(struct options *o, const char *word, char ***next, uint64_t *seen)
 		for (i = 0; i < NOPTIONS; i++)
 			if (options[i].letter == *word)
 				break;
-		if (i == NOPTIONS) {
-			snap_warnx("-%c: no such option", *word);
-			return SNAP_ESYS;
-		}
+		if (i == NOPTIONS)
+			return snap_warnx("-%c: no such option", *word);
 		*seen |= UINT64_C(1) << i;
 		word++;
 		value = NULL;
@@ -493,10 +481,8 @@ short_options(struct options *o, const char *word, char ***next, uint64_t *seen)
 			value = word;
 			word += strlen(word);
 		} else if (options[i].takes == VALUE) {
-			if (**next == NULL) {
-				snap_warnx("-%c: its value is missing", options[i].letter);
-				return SNAP_ESYS;
-			}
+			if (**next == NULL)
+				return snap_warnx("-%c: its value is missing", options[i].letter);
 			value = *(*next)++;
 		} else if (options[i].takes == MAYBE && **next != NULL &&
 		    plain_number(**next, 100, &n) == 0)
@@ -527,64 +513,41 @@ check_words(const struct options *o, const char *verb, uint64_t seen)
 
 	if (o->help || o->version)
 		return 0;
-	if (o->verb == VERB_NONE) {
-		snap_warnx("no verb; --help tells them");
-		return SNAP_ESYS;
-	}
-	if (o->verb == VERB_UNKNOWN) {
-		snap_warnx("%s: no such verb; it comes before the image, and --help tells them",
-		    verb);
-		return SNAP_ESYS;
-	}
+	if (o->verb == VERB_NONE)
+		return snap_warnx("no verb; --help tells them");
+	if (o->verb == VERB_UNKNOWN)
+		return snap_warnx("%s: no such verb; it comes before the image, and --help tells "
+		    "them", verb);
 	for (i = 0; i < NOPTIONS; i++)
-		if ((seen >> i & 1) && !(options[i].verbs >> o->verb & 1)) {
-			snap_warnx("--%s: not for %s", options[i].name, verb);
-			return SNAP_ESYS;
-		}
-	if ((o->rate != 0 || o->nhost_page > 0) && o->percent < 0 && !o->resume) {
-		snap_warnx("--%s: only with --postcopy or --resume",
+		if ((seen >> i & 1) && !(options[i].verbs >> o->verb & 1))
+			return snap_warnx("--%s: not for %s", options[i].name, verb);
+	if ((o->rate != 0 || o->nhost_page > 0) && o->percent < 0 && !o->resume)
+		return snap_warnx("--%s: only with --postcopy or --resume",
 		    o->rate != 0 ? "rate" : "host-page-size");
-		return SNAP_ESYS;
-	}
-	if (o->record && (o->percent != 0 || o->resume)) {
-		snap_warnx("--record: only with --postcopy, from the first page on");
-		return SNAP_ESYS;
-	}
-	if (o->no_hot && (LOADS >> o->verb & 1) && o->percent < 0) {
-		snap_warnx("--no-hot: only with --postcopy");
-		return SNAP_ESYS;
-	}
-	if (o->verb == VERB_EXPORT && o->form == FORM_ANY) {
-		snap_warnx("export: --to=stream, mapped-ram, raw or lime is missing");
-		return SNAP_ESYS;
-	}
-	if (o->block != NULL && (o->form == FORM_STREAM || o->form == FORM_MAPPED)) {
-		snap_warnx("--block: only with --to=raw or --to=lime");
-		return SNAP_ESYS;
-	}
+	if (o->record && (o->percent != 0 || o->resume))
+		return snap_warnx("--record: only with --postcopy, from the first page on");
+	if (o->no_hot && (LOADS >> o->verb & 1) && o->percent < 0)
+		return snap_warnx("--no-hot: only with --postcopy");
+	if (o->verb == VERB_EXPORT && o->form == FORM_ANY)
+		return snap_warnx("export: --to=stream, mapped-ram, raw or lime is missing");
+	if (o->block != NULL && (o->form == FORM_STREAM || o->form == FORM_MAPPED))
+		return snap_warnx("--block: only with --to=raw or --to=lime");
 	if (((SAVE | TAKE | LOADS) >> o->verb & 1) &&
 	    (o->status_fd == STDIN_FILENO || o->status_fd == STDOUT_FILENO ||
-	    (o->verb == VERB_LOAD && o->status_fd >= 0 && is_stdout(o->status_fd)))) {
-		snap_warnx("--status-fd=%d: there the stream goes, or the answer to it",
+	    (o->verb == VERB_LOAD && o->status_fd >= 0 && is_stdout(o->status_fd))))
+		return snap_warnx("--status-fd=%d: there the stream goes, or the answer to it",
 		    o->status_fd);
-		return SNAP_ESYS;
-	}
 	for (i = 0; verbs[i].verb != o->verb; i++)
 		;
-	if (o->nfile < ARGS && verbs[i].arg[o->nfile] != NULL) {
-		snap_warnx("%s: the name of the %s is missing", verb, verbs[i].arg[o->nfile]);
-		return SNAP_ESYS;
-	}
+	if (o->nfile < ARGS && verbs[i].arg[o->nfile] != NULL)
+		return snap_warnx("%s: the name of the %s is missing", verb,
+		    verbs[i].arg[o->nfile]);
 	if (o->verb == VERB_LOAD && o->percent >= 0 && o->nfile > 1 &&
-	    plain_number(o->file[0], UINT64_MAX, &n) == 0) {
-		snap_warnx("load: %s is taken for an image: say -p N or --postcopy=N, N from 0 "
-		    "to 100", o->file[0]);
-		return SNAP_ESYS;
-	}
-	if (o->nfile > verbs[i].max) {
-		snap_warnx("%s: one argument too many: %s", verb, o->file[verbs[i].max]);
-		return SNAP_ESYS;
-	}
+	    plain_number(o->file[0], UINT64_MAX, &n) == 0)
+		return snap_warnx("load: %s is taken for an image: say -p N or --postcopy=N, N from "
+		    "0 to 100", o->file[0]);
+	if (o->nfile > verbs[i].max)
+		return snap_warnx("%s: one argument too many: %s", verb, o->file[verbs[i].max]);
 	return 0;
 }
 

@@ -40,10 +40,8 @@ prologue_find_ram(const struct image *im, const uint8_t *prologue, size_t n, siz
 	for (i = 0; i < ram->nblk; i++)
 		size += prologue_entry(ram, &ram->blk[i]);
 	*len = size;
-	if ((p = start = malloc(size)) == NULL) {
-		snap_warn(ENOMEM, "%s", image_path(im));
-		return SNAP_ESYS;
-	}
+	if ((p = start = malloc(size)) == NULL)
+		return snap_warn(ENOMEM, "%s", image_path(im));
 	*p = START;
 	put_be32(p + SECTION_ID, ram->sid);
 	memcpy(p + SECTION_NAME, "\003ram\0\0\0\0\0\0\0\004", 12);

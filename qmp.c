@@ -367,10 +367,9 @@ qmp_refused(const struct qmp *q, const char *command, const char *hint)
 
 	qmp_error(q, words, sizeof words);
 	/* So says QEMU of background snapshots where userfaultfd is too old, or not permitted. */
-	snap_warnx("%s: %s: QEMU says: %s%s%s", q->path, command, words,
+	return snap_warnx("%s: %s: QEMU says: %s%s%s", q->path, command, words,
 	    strstr(words, "not supported by host kernel") != NULL ? " (or not permitted: sysctl "
 	    "vm.unprivileged_userfaultfd=1 permits it)" : "", hint);
-	return SNAP_ESYS;
 }
 
 int
@@ -404,15 +403,11 @@ connect_to(struct qmp *q, const char *path)
 
 	memset(&a, 0, sizeof a);
 	a.sun_family = AF_UNIX;
-	if (strlen(path) >= sizeof a.sun_path) {
-		snap_warnx("%s: too long for the name of a socket", path);
-		return SNAP_ESYS;
-	}
+	if (strlen(path) >= sizeof a.sun_path)
+		return snap_warnx("%s: too long for the name of a socket", path);
 	memcpy(a.sun_path, path, strlen(path));
-	if (stat(path, &st) == 0 && !S_ISSOCK(st.st_mode)) {
-		snap_warnx("%s: not a socket; QEMU's comes first, then the image", path);
-		return SNAP_ESYS;
-	}
+	if (stat(path, &st) == 0 && !S_ISSOCK(st.st_mode))
+		return snap_warnx("%s: not a socket; QEMU's comes first, then the image", path);
 	if ((q->fd = socket(AF_UNIX, SOCK_STREAM, 0)) < 0 ||
 	    fcntl(q->fd, F_SETFD, FD_CLOEXEC) < 0 ||
 	    connect(q->fd, (struct sockaddr *)&a, sizeof a) < 0) {

@@ -74,21 +74,17 @@ look(struct revert *r)
 
 	if ((err = look_at_guest(r)) != 0 || (err = qmp_migration(&r->q, r->migration)) != 0)
 		return err;
-	if (r->opt->resume && strcmp(r->migration, "postcopy-paused") != 0) {
-		snap_warnx("%s: nothing is to be resumed here: the guest is %s, the migration %s",
-		    r->q.path, r->guest, r->migration);
-		return SNAP_ESYS;
-	}
+	if (r->opt->resume && strcmp(r->migration, "postcopy-paused") != 0)
+		return snap_warnx("%s: nothing is to be resumed here: the guest is %s, the migration "
+		    "%s", r->q.path, r->guest, r->migration);
 	if (!r->opt->resume && strcmp(r->migration, "postcopy-paused") == 0) {
 		say_paused(r);
 		return SNAP_ESYS;
 	}
 	if (!r->opt->resume && (strcmp(r->guest, "inmigrate") != 0 ||
-	    !migration_is_over(r->migration))) {
-		snap_warnx("%s: this QEMU does not wait for a guest: it is %s; start one with "
-		    "-incoming defer", r->q.path, r->guest);
-		return SNAP_ESYS;
-	}
+	    !migration_is_over(r->migration)))
+		return snap_warnx("%s: this QEMU does not wait for a guest: it is %s; start one "
+		    "with -incoming defer", r->q.path, r->guest);
 	r->runs = 0;
 	return qmp_capability(&r->q, capability, &known, &r->had_capability);
 }
@@ -138,10 +134,8 @@ find_huge_pages(struct revert *r, const struct ram_map *ram)
 	unsigned i;
 	int err;
 
-	if ((r->blocks = malloc(BLOCKS_TEXT)) == NULL) {
-		snap_warn(ENOMEM, "%s", r->image);
-		return SNAP_ESYS;
-	}
+	if ((r->blocks = malloc(BLOCKS_TEXT)) == NULL)
+		return snap_warn(ENOMEM, "%s", r->image);
 	r->own.nhost_page = 0;
 	if ((err = qmp_run(&r->q, -1, "x-query-ramblock", NULL)) < 0)
 		return err;
@@ -218,10 +212,8 @@ start_loader(struct revert *r, int *stream, int *status)
 	int p[2], ahead = AHEAD, e;
 	struct leash leash;
 
-	if (socketpair(AF_UNIX, SOCK_STREAM, 0, p) != 0) {
-		snap_warn(errno, "socketpair");
-		return SNAP_ESYS;
-	}
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, p) != 0)
+		return snap_warn(errno, "socketpair");
 	setsockopt(p[0], SOL_SOCKET, SO_SNDBUF, &ahead, sizeof ahead);	/* or as it is */
 	if ((e = worker_start(&r->loader, &leash)) == 1) {
 		dup2(p[0], STDIN_FILENO);

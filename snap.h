@@ -55,10 +55,10 @@ const struct ram_block *ram_map_named(const struct ram_map *ram, const char *id)
 #define PRINTF_LIKE(f, a)
 #endif
 
-/* Print "qemu-snap: message" to stderr. */
-void snap_warnx(const char *fmt, ...) PRINTF_LIKE(1, 2);
-/* Print "qemu-snap: message: <text of err, an errno value>" to stderr. */
-void snap_warn(int err, const char *fmt, ...) PRINTF_LIKE(2, 3);
+/* Print "qemu-snap: message" to stderr.  SNAP_ESYS, for who has failed by it to return. */
+int snap_warnx(const char *fmt, ...) PRINTF_LIKE(1, 2);
+/* The same with ": <text of err, an errno value>" behind it. */
+int snap_warn(int err, const char *fmt, ...) PRINTF_LIKE(2, 3);
 /* The same as snap_warnx() for what may be left out: whoever reads stderr is not waited for. */
 void snap_note(const char *fmt, ...) PRINTF_LIKE(1, 2);
 /*

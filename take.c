@@ -73,17 +73,14 @@ look_at_guest(struct take *t)
 	t->was_running = qmp_is_true(&t->q, "return.running");
 	if (!qmp_string(&t->q, "return.status", state, sizeof state))
 		state[0] = '\0';
-	if (strcmp(state, "inmigrate") == 0) {
-		snap_warnx("%s: this QEMU waits for a guest: revert is what brings it one",
+	if (strcmp(state, "inmigrate") == 0)
+		return snap_warnx("%s: this QEMU waits for a guest: revert is what brings it one",
 		    t->q.path);
-		return SNAP_ESYS;
-	}
 	if (t->was_running || strcmp(state, "paused") == 0)
 		return 0;
-	snap_warnx("%s: the guest is neither running nor paused, but %s%s", t->q.path, state,
+	return snap_warnx("%s: the guest is neither running nor paused, but %s%s", t->q.path, state,
 	    strcmp(state, "prelaunch") == 0 || strcmp(state, "postmigrate") == 0 ?
 	    ": let it run first (cont)" : "");
-	return SNAP_ESYS;
 }
 
 static int
@@ -94,11 +91,9 @@ look_at_settings(struct take *t)
 
 	if (err != 0)
 		return err;
-	if (!t->have_capability && !t->opt->stop) {
-		snap_warnx("%s: this QEMU has no background snapshots, as QEMU 6.0 and later do: "
-		    "see --stop", t->q.path);
-		return SNAP_ESYS;
-	}
+	if (!t->have_capability && !t->opt->stop)
+		return snap_warnx("%s: this QEMU has no background snapshots, as QEMU 6.0 and later "
+		    "do: see --stop", t->q.path);
 	if ((err = qmp_demand(&t->q, "query-migrate-parameters", NULL)) != 0)
 		return err;
 	t->has_bandwidth = qmp_number(&t->q, "return.max-bandwidth", &t->bandwidth);
@@ -112,10 +107,8 @@ look(struct take *t)
 
 	if ((err = look_at_guest(t)) != 0 || (err = qmp_migration(&t->q, t->migration)) != 0)
 		return err;
-	if (!migration_is_over(t->migration)) {
-		snap_warnx("%s: a migration is under way: %s", t->q.path, t->migration);
-		return SNAP_ESYS;
-	}
+	if (!migration_is_over(t->migration))
+		return snap_warnx("%s: a migration is under way: %s", t->q.path, t->migration);
 	if ((err = look_at_settings(t)) != 0 || !t->opt->with_disks)
 		return err;
 	return drives_find(&t->drives, &t->q, t->opt->disk_names, t->image);
@@ -206,10 +199,8 @@ start_saver(struct take *t, int *stream, int *status)
 	struct leash leash;
 	int p[2], r;
 
-	if (pipe(p) != 0) {
-		snap_warn(errno, "pipe");
-		return SNAP_ESYS;
-	}
+	if (pipe(p) != 0)
+		return snap_warn(errno, "pipe");
 	if ((r = worker_start(&t->saver, &leash)) == 1) {
 		dup2(p[0], STDIN_FILENO);
 		close(p[0]);
@@ -351,10 +342,8 @@ take(struct take *t, int *status)
 	t->drives.disks.ran = t->was_running;
 	/* Stopped for this, it is so in the image, and revert must know. */
 	if ((t->drives.disks.n > 0 || t->opt->stop) &&
-	    (t->disks = disks_pack(&t->drives.disks, &t->disks_len)) == NULL) {
-		snap_warn(ENOMEM, "disks");
-		return SNAP_ESYS;
-	}
+	    (t->disks = disks_pack(&t->drives.disks, &t->disks_len)) == NULL)
+		return snap_warn(ENOMEM, "disks");
 	if ((err = start_saver(t, &stream, status)) != 0)
 		return err;
 	err = begin(t, stream);

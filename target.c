@@ -31,8 +31,7 @@ said_stale(const char *name)
 static int
 fail(const struct target *t, int err, const char *what)
 {
-	snap_warn(err, "%s: %s", t->path, what);
-	return SNAP_ESYS;
+	return snap_warn(err, "%s: %s", t->path, what);
 }
 
 /* May something be put at path? */
@@ -52,8 +51,7 @@ check_room(const struct target *t)
 		if (err == 0 && len == 0)
 			return 0;
 	}
-	snap_warnx("%s: is there and is not replaced", t->path);
-	return SNAP_ESYS;
+	return snap_warnx("%s: is there and is not replaced", t->path);
 }
 
 int
@@ -89,8 +87,7 @@ target_write(struct target *t, const void *buf, size_t len, uint64_t off)
 
 	if (err == 0)
 		return 0;
-	snap_warn(err, "%s: write at offset %llu", t->path, (unsigned long long)off);
-	return SNAP_ESYS;
+	return snap_warn(err, "%s: write at offset %llu", t->path, (unsigned long long)off);
 }
 
 int

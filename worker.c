@@ -17,10 +17,8 @@ worker_start(struct worker *w, struct leash *leash)
 {
 	int go[2], told[2];
 
-	if (pipe(go) != 0 || pipe(told) != 0 || (w->pid = fork()) < 0) {
-		snap_warn(errno, "starting a process");
-		return SNAP_ESYS;
-	}
+	if (pipe(go) != 0 || pipe(told) != 0 || (w->pid = fork()) < 0)
+		return snap_warn(errno, "starting a process");
 	if (w->pid == 0) {
 		on_signals_to_end(SIG_DFL);
 		close(go[1]);
