@@ -12,6 +12,7 @@
 
 #include <fcntl.h>
 #include <limits.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -30,13 +31,6 @@ enum {
 	ARGS = 2,		/* that a verb must have, at most */
 	STATUS_FD_MAX = 255,	/* the guard of a save closes those */
 	HOST_PAGE_MAX = 1 << 30
-};
-
-enum id {
-	O_IMAGE_SIZE, O_NOCACHE, O_CACHE, O_AIO, O_PAGE_SIZE, O_POSTCOPY, O_RATE, O_HOST_PAGE_SIZE,
-	O_RESUME, O_UUID, O_REPRODUCIBLE, O_CLUSTER_SIZE, O_UNIT_PAGES, O_COMPRESS, O_BASE,
-	O_RECORD, O_NO_HOT, O_LABEL, O_TO, O_FROM, O_BLOCK, O_LIST, O_PARANOID, O_QUICK, O_JSON,
-	O_TRACE, O_PROGRESS, O_STATUS_FD, O_DISKS, O_STOP, O_VERSION, O_HELP
 };
 
 enum takes { NOTHING, VALUE, MAYBE };	/* MAYBE: --x=VALUE, or -x and a number */
@@ -59,67 +53,33 @@ enum {
 	ANY = ~0
 };
 
-static const struct option {
-	const char *name;
-	char letter;
-	enum id id;
-	enum takes takes;
-	int verbs;		/* the verbs it belongs to */
-} options[] = {
-	{ "image-size",		's', O_IMAGE_SIZE,	VALUE,	WRITES },
-	{ "nocache",		'n', O_NOCACHE,		NOTHING, USES_POOL },
-	{ "cache",		0,   O_CACHE,		VALUE,	USES_POOL },
-	{ "aio",		0,   O_AIO,		VALUE,	USES_POOL },
-	{ "page-size",		'S', O_PAGE_SIZE,	VALUE,	SAVE | TAKE | LOADS | IMPORT },
-	{ "postcopy",		'p', O_POSTCOPY,	MAYBE,	LOADS },
-	{ "resume",		0,   O_RESUME,		NOTHING, LOADS },
-	{ "uuid",		0,   O_UUID,		VALUE,	LOADS },
-	{ "rate",		0,   O_RATE,		VALUE,	LOADS },
-	{ "host-page-size",	0,   O_HOST_PAGE_SIZE,	VALUE,	LOADS },
-	{ "reproducible",	0,   O_REPRODUCIBLE,	NOTHING, WRITES },
-	{ "cluster-size",	0,   O_CLUSTER_SIZE,	VALUE,	WRITES },
-	{ "unit-pages",		0,   O_UNIT_PAGES,	VALUE,	WRITES },
-	{ "compress",		0,   O_COMPRESS,	VALUE,	WRITES },
-	{ "base",		0,   O_BASE,		VALUE,	WRITES },
-	{ "record",		0,   O_RECORD,		MAYBE,	LOADS },
-	{ "no-hot",		0,   O_NO_HOT,		NOTHING, LOADS | OPTIMIZE },
-	{ "label",		0,   O_LABEL,		VALUE,	WRITES },
-	{ "quick",		0,   O_QUICK,		NOTHING, CHECK },
-	{ "to",			0,   O_TO,		VALUE,	EXPORT },
-	{ "from",		0,   O_FROM,		VALUE,	IMPORT },
-	{ "block",		0,   O_BLOCK,		VALUE,	EXPORT },
-	{ "list",		0,   O_LIST,		NOTHING, DIFF },
-	{ "paranoid",		0,   O_PARANOID,	NOTHING, DIFF },
-	{ "json",		0,   O_JSON,		NOTHING, INFO | DIFF },
-	{ "trace",		't', O_TRACE,		NOTHING, SAVE | TAKE | LOADS },
-	{ "progress",		0,   O_PROGRESS,	NOTHING, LONG },
-	{ "status-fd",		0,   O_STATUS_FD,	VALUE,	LONG },
-	{ "disks",		0,   O_DISKS,		MAYBE,	TAKE },
-	{ "stop",		0,   O_STOP,		NOTHING, TAKE },
-	{ "version",		'V', O_VERSION,		NOTHING, ANY },
-	{ "help",		'h', O_HELP,		NOTHING, ANY }
-};
-enum { NOPTIONS = sizeof options / sizeof options[0] };
-
 static const struct {
 	const char *name;
-	enum verb verb;
 	int max;		/* arguments */
 	const char *arg[ARGS];	/* those that it must have */
 } verbs[] = {
-	{ "save", VERB_SAVE, 1, { "image" } },
-	{ "load", VERB_LOAD, 1, { "image" } },
-	{ "info", VERB_INFO, 1, { "image" } },
-	{ "check", VERB_CHECK, INT_MAX, { "image" } },
-	{ "optimize", VERB_OPTIMIZE, 2, { "image", "new image" } },
-	{ "export", VERB_EXPORT, 2, { "image", "file to be written" } },
-	{ "import", VERB_IMPORT, 2, { "file", "new image" } },
-	{ "diff", VERB_DIFF, 2, { "image", "second image" } },
-	{ "take", VERB_TAKE, 2, { "QMP socket", "image" } },
-	{ "revert", VERB_REVERT, 2, { "QMP socket", "image" } },
-	{ "status", VERB_STATUS, 1, { "QMP socket" } }
+	[VERB_SAVE] = { "save", 1, { "image" } },
+	[VERB_LOAD] = { "load", 1, { "image" } },
+	[VERB_INFO] = { "info", 1, { "image" } },
+	[VERB_CHECK] = { "check", INT_MAX, { "image" } },
+	[VERB_OPTIMIZE] = { "optimize", 2, { "image", "new image" } },
+	[VERB_EXPORT] = { "export", 2, { "image", "file to be written" } },
+	[VERB_IMPORT] = { "import", 2, { "file", "new image" } },
+	[VERB_DIFF] = { "diff", 2, { "image", "second image" } },
+	[VERB_TAKE] = { "take", 2, { "QMP socket", "image" } },
+	[VERB_REVERT] = { "revert", 2, { "QMP socket", "image" } },
+	[VERB_STATUS] = { "status", 1, { "QMP socket" } }
 };
 enum { NVERBS = sizeof verbs / sizeof verbs[0] };
+
+struct option {
+	const char *name;
+	char letter;
+	enum takes takes;
+	int verbs;		/* the verbs it belongs to */
+	int (*set)(struct options *o, const struct option *opt, const char *value);
+	size_t at;		/* of the field it sets, for those that many options share */
+};
 
 static int
 wrong(const struct option *opt, const char *value, const char *what)
@@ -174,6 +134,44 @@ size(const char *s, uint64_t *v)
 	return 0;
 }
 
+/* ---- what an option does ---- */
+
+/* The field of o that the option sets. */
+static void *
+field(struct options *o, const struct option *opt)
+{
+	return (char *)o + opt->at;
+}
+
+static int
+set_flag(struct options *o, const struct option *opt, const char *value)
+{
+	(void)value;
+	*(int *)field(o, opt) = 1;
+	return 0;
+}
+
+/* A name, or NULL where none was given to an option that may do without. */
+static int
+set_name(struct options *o, const struct option *opt, const char *value)
+{
+	if (value != NULL && *value == '\0')
+		return wrong(opt, value, "not a name");
+	*(const char **)field(o, opt) = value;
+	return 0;
+}
+
+static int
+set_size(struct options *o, const struct option *opt, const char *value)
+{
+	uint64_t *bytes = field(o, opt);
+
+	if (size(value, bytes) == 0 && *bytes != 0)
+		return 0;
+	return wrong(opt, value, bytes == &o->rate ? "not a number of bytes a second" :
+	    "not a size");
+}
+
 /* A size that is a power of two between min and max. */
 static int
 size_between(const struct option *opt, const char *s, uint32_t min, uint32_t max,
@@ -189,6 +187,65 @@ size_between(const struct option *opt, const char *s, uint32_t min, uint32_t max
 }
 
 static int
+set_page_size(struct options *o, const struct option *opt, const char *value)
+{
+	return size_between(opt, value, PAGE_SIZE_MIN, PAGE_SIZE_MAX, &o->page_size);
+}
+
+static int
+set_cluster_size(struct options *o, const struct option *opt, const char *value)
+{
+	return size_between(opt, value, CLUSTER_MIN, CLUSTER_MAX, &o->cluster_size);
+}
+
+static int
+set_unit_pages(struct options *o, const struct option *opt, const char *value)
+{
+	return size_between(opt, value, 1, UNIT_PAGES_MAX, &o->unit_pages);
+}
+
+static int
+set_percent(struct options *o, const struct option *opt, const char *value)
+{
+	uint64_t n = 0;
+
+	if (value != NULL && plain_number(value, 100, &n) != 0)
+		return wrong(opt, value, "not a percentage from 0 to 100");
+	o->percent = (int)n;
+	return 0;
+}
+
+static int
+set_uuid(struct options *o, const struct option *opt, const char *value)
+{
+	o->have_uuid = 1;
+	return uuid_parse(value, o->uuid) == 0 ? 0 : wrong(opt, value, "not a UUID");
+}
+
+static int
+set_record(struct options *o, const struct option *opt, const char *value)
+{
+	o->record = 1;
+	return set_name(o, opt, value);
+}
+
+static int
+set_disks(struct options *o, const struct option *opt, const char *value)
+{
+	o->with_disks = 1;
+	return set_name(o, opt, value);
+}
+
+static int
+set_label(struct options *o, const struct option *opt, const char *value)
+{
+	o->label = value;
+	return strlen(value) <= LABEL_MAX ? 0 :
+	    snap_warnx("--%s: longer than %d bytes", opt->name, (int)LABEL_MAX);
+}
+
+/* A mode; --nocache has no value and is short for one. */
+static int
 set_cache(struct options *o, const struct option *opt, const char *mode)
 {
 	static const struct { const char *name; int flags, unsafe; } modes[] = {
@@ -200,6 +257,8 @@ set_cache(struct options *o, const struct option *opt, const char *mode)
 	};
 	size_t i;
 
+	if (mode == NULL)
+		mode = "none";
 	for (i = 0; i < sizeof modes / sizeof modes[0]; i++)
 		if (strcmp(mode, modes[i].name) == 0) {
 			o->io_flags = modes[i].flags;
@@ -251,7 +310,7 @@ set_codec(struct options *o, const struct option *opt, const char *s)
 
 /* [BLOCK=]SIZE; the name of a block may hold anything. */
 static int
-add_host_page(struct options *o, const struct option *opt, const char *s)
+set_host_page(struct options *o, const struct option *opt, const char *s)
 {
 	const char *sign = strrchr(s, '=');
 	struct host_page *h = &o->host_page[o->nhost_page];
@@ -287,16 +346,6 @@ set_status_fd(struct options *o, const struct option *opt, const char *value)
 	return 0;
 }
 
-/* Does the descriptor lead to the same place as stdout? */
-static int
-is_stdout(int fd)
-{
-	struct stat a, b;
-
-	return fstat(fd, &a) == 0 && fstat(STDOUT_FILENO, &b) == 0 && a.st_dev == b.st_dev &&
-	    a.st_ino == b.st_ino && !S_ISCHR(b.st_mode);
-}
-
 static int
 set_form(struct options *o, const struct option *opt, const char *s)
 {
@@ -313,125 +362,60 @@ set_form(struct options *o, const struct option *opt, const char *s)
 			o->form = forms[i].form;
 			return 0;
 		}
-	return wrong(opt, s, opt->id == O_TO ? "not stream, mapped-ram, raw or lime" :
+	return wrong(opt, s, opt->verbs & EXPORT ? "not stream, mapped-ram, raw or lime" :
 	    "not stream or mapped-ram");
 }
 
-static int
-set(struct options *o, const struct option *opt, const char *value)
-{
-	uint64_t n;
+#define AT(f)	offsetof(struct options, f)
 
-	switch (opt->id) {
-	case O_IMAGE_SIZE:
-		if (size(value, &o->max_size) != 0 || o->max_size == 0)
-			return wrong(opt, value, "not a size");
-		return 0;
-	case O_NOCACHE:
-		return set_cache(o, opt, "none");
-	case O_CACHE:
-		return set_cache(o, opt, value);
-	case O_AIO:
-		return set_aio(o, opt, value);
-	case O_PAGE_SIZE:
-		return size_between(opt, value, PAGE_SIZE_MIN, PAGE_SIZE_MAX,
-		    &o->page_size);
-	case O_POSTCOPY:
-		o->percent = 0;
-		if (value == NULL)
-			return 0;
-		if (plain_number(value, 100, &n) != 0)
-			return wrong(opt, value, "not a percentage from 0 to 100");
-		o->percent = (int)n;
-		return 0;
-	case O_RATE:
-		if (size(value, &o->rate) != 0 || o->rate == 0)
-			return wrong(opt, value, "not a number of bytes a second");
-		return 0;
-	case O_HOST_PAGE_SIZE:
-		return add_host_page(o, opt, value);
-	case O_RESUME:
-		o->resume = 1;
-		return 0;
-	case O_UUID:
-		o->have_uuid = 1;
-		if (uuid_parse(value, o->uuid) != 0)
-			return wrong(opt, value, "not a UUID");
-		return 0;
-	case O_REPRODUCIBLE:
-		o->reproducible = 1;
-		return 0;
-	case O_CLUSTER_SIZE:
-		return size_between(opt, value, CLUSTER_MIN, CLUSTER_MAX,
-		    &o->cluster_size);
-	case O_UNIT_PAGES:
-		return size_between(opt, value, 1, UNIT_PAGES_MAX, &o->unit_pages);
-	case O_COMPRESS:
-		return set_codec(o, opt, value);
-	case O_BASE:
-		if (*value == '\0')
-			return wrong(opt, value, "not a name");
-		o->base = value;
-		return 0;
-	case O_RECORD:
-		if (value != NULL && *value == '\0')
-			return wrong(opt, value, "not a name");
-		o->record = 1;
-		o->record_to = value;
-		return 0;
-	case O_NO_HOT:
-		o->no_hot = 1;
-		return 0;
-	case O_TO:
-	case O_FROM:
-		return set_form(o, opt, value);
-	case O_BLOCK:
-		if (*value == '\0')
-			return wrong(opt, value, "not a name");
-		o->block = value;
-		return 0;
-	case O_LIST:
-		o->list = 1;
-		return 0;
-	case O_PARANOID:
-		o->paranoid = 1;
-		return 0;
-	case O_LABEL:
-		o->label = value;
-		if (strlen(value) <= LABEL_MAX)
-			return 0;
-		return snap_warnx("--label: longer than %d bytes", (int)LABEL_MAX);
-	case O_QUICK:
-		o->quick = 1;
-		return 0;
-	case O_JSON:
-		o->json = 1;
-		return 0;
-	case O_TRACE:
-		o->trace = 1;
-		return 0;
-	case O_PROGRESS:
-		o->progress = 1;
-		return 0;
-	case O_STATUS_FD:
-		return set_status_fd(o, opt, value);
-	case O_DISKS:
-		if (value != NULL && *value == '\0')
-			return wrong(opt, value, "not a name");
-		o->with_disks = 1;
-		o->disk_names = value;
-		return 0;
-	case O_STOP:
-		o->stop = 1;
-		return 0;
-	case O_VERSION:
-		o->version = 1;
-		return 0;
-	case O_HELP:
-		o->help = 1;
-		return 0;
-	}
-	return SNAP_EBUG;
+static const struct option options[] = {
+	{ "image-size", 's', VALUE, WRITES, set_size, AT(max_size) },
+	{ "nocache", 'n', NOTHING, USES_POOL, set_cache, 0 },
+	{ "cache", 0, VALUE, USES_POOL, set_cache, 0 },
+	{ "aio", 0, VALUE, USES_POOL, set_aio, 0 },
+	{ "page-size", 'S', VALUE, SAVE | TAKE | LOADS | IMPORT, set_page_size, 0 },
+	{ "postcopy", 'p', MAYBE, LOADS, set_percent, 0 },
+	{ "resume", 0, NOTHING, LOADS, set_flag, AT(resume) },
+	{ "uuid", 0, VALUE, LOADS, set_uuid, 0 },
+	{ "rate", 0, VALUE, LOADS, set_size, AT(rate) },
+	{ "host-page-size", 0, VALUE, LOADS, set_host_page, 0 },
+	{ "reproducible", 0, NOTHING, WRITES, set_flag, AT(reproducible) },
+	{ "cluster-size", 0, VALUE, WRITES, set_cluster_size, 0 },
+	{ "unit-pages", 0, VALUE, WRITES, set_unit_pages, 0 },
+	{ "compress", 0, VALUE, WRITES, set_codec, 0 },
+	{ "base", 0, VALUE, WRITES, set_name, AT(base) },
+	{ "record", 0, MAYBE, LOADS, set_record, AT(record_to) },
+	{ "no-hot", 0, NOTHING, LOADS | OPTIMIZE, set_flag, AT(no_hot) },
+	{ "label", 0, VALUE, WRITES, set_label, 0 },
+	{ "quick", 0, NOTHING, CHECK, set_flag, AT(quick) },
+	{ "to", 0, VALUE, EXPORT, set_form, 0 },
+	{ "from", 0, VALUE, IMPORT, set_form, 0 },
+	{ "block", 0, VALUE, EXPORT, set_name, AT(block) },
+	{ "list", 0, NOTHING, DIFF, set_flag, AT(list) },
+	{ "paranoid", 0, NOTHING, DIFF, set_flag, AT(paranoid) },
+	{ "json", 0, NOTHING, INFO | DIFF, set_flag, AT(json) },
+	{ "trace", 't', NOTHING, SAVE | TAKE | LOADS, set_flag, AT(trace) },
+	{ "progress", 0, NOTHING, LONG, set_flag, AT(progress) },
+	{ "status-fd", 0, VALUE, LONG, set_status_fd, 0 },
+	{ "disks", 0, MAYBE, TAKE, set_disks, AT(disk_names) },
+	{ "stop", 0, NOTHING, TAKE, set_flag, AT(stop) },
+	{ "version", 'V', NOTHING, ANY, set_flag, AT(version) },
+	{ "help", 'h', NOTHING, ANY, set_flag, AT(help) }
+};
+enum { NOPTIONS = sizeof options / sizeof options[0] };
+
+/* ---- the words ---- */
+
+static char *
+next_word(char ***next)
+{
+	return **next != NULL ? *(*next)++ : NULL;
+}
+
+const char *
+options_verb(const struct options *o)
+{
+	return verbs[o->verb].name;
 }
 
 /* --name, --name=value, or --name and the value in the next word. */
@@ -440,87 +424,82 @@ long_option(struct options *o, const char *word, char ***next, uint64_t *seen)
 {
 	size_t len = strcspn(word, "=");
 	const char *value = word[len] == '=' ? word + len + 1 : NULL;
-	unsigned i;
+	const struct option *opt = options;
 
-	for (i = 0; i < NOPTIONS; i++)
-		if (strlen(options[i].name) == len &&
-		    strncmp(options[i].name, word, len) == 0)
-			break;
-	if (i == NOPTIONS)
+	while (opt < options + NOPTIONS &&
+	    (strlen(opt->name) != len || memcmp(opt->name, word, len) != 0))
+		opt++;
+	if (opt == options + NOPTIONS)
 		return snap_warnx("--%.*s: no such option", (int)len, word);
-	*seen |= UINT64_C(1) << i;
-	if (options[i].takes == VALUE && value == NULL) {
-		if (**next == NULL)
-			return snap_warnx("--%s: its value is missing", word);
-		value = *(*next)++;
-	}
-	if (options[i].takes == NOTHING && value != NULL)
-		return wrong(&options[i], value, "takes no value");
-	return set(o, &options[i], value);
+	*seen |= UINT64_C(1) << (opt - options);
+	if (opt->takes == VALUE && value == NULL && (value = next_word(next)) == NULL)
+		return snap_warnx("--%s: its value is missing", word);
+	if (opt->takes == NOTHING && value != NULL)
+		return wrong(opt, value, "takes no value");
+	return opt->set(o, opt, value);
 }
 
 /* Letters behind one dash; the last may take the rest of the word, or the next. */
 static int
 short_options(struct options *o, const char *word, char ***next, uint64_t *seen)
 {
+	const struct option *opt;
 	const char *value;
 	uint64_t n;
-	unsigned i;
-	int err;
+	int err = 0;
 
-	while (*word != '\0') {
-		for (i = 0; i < NOPTIONS; i++)
-			if (options[i].letter == *word)
-				break;
-		if (i == NOPTIONS)
+	while (*word != '\0' && err == 0) {
+		for (opt = options; opt < options + NOPTIONS && opt->letter != *word; opt++)
+			;
+		if (opt == options + NOPTIONS)
 			return snap_warnx("-%c: no such option", *word);
-		*seen |= UINT64_C(1) << i;
+		*seen |= UINT64_C(1) << (opt - options);
 		word++;
 		value = NULL;
-		if (options[i].takes != NOTHING && *word != '\0') {
+		if (opt->takes != NOTHING && *word != '\0') {
 			value = word;
 			word += strlen(word);
-		} else if (options[i].takes == VALUE) {
-			if (**next == NULL)
-				return snap_warnx("-%c: its value is missing", options[i].letter);
-			value = *(*next)++;
-		} else if (options[i].takes == MAYBE && **next != NULL &&
+		} else if (opt->takes == VALUE) {
+			if ((value = next_word(next)) == NULL)
+				return snap_warnx("-%c: its value is missing", opt->letter);
+		} else if (opt->takes == MAYBE && **next != NULL &&
 		    plain_number(**next, 100, &n) == 0)
-			value = *(*next)++;
-		if ((err = set(o, &options[i], value)) != 0)
-			return err;
+			value = next_word(next);
+		err = opt->set(o, opt, value);
 	}
-	return 0;
+	return err;
 }
 
 static enum verb
 verb_named(const char *word)
 {
-	unsigned i;
+	unsigned v = VERB_SAVE;
 
-	for (i = 0; i < NVERBS; i++)
-		if (strcmp(word, verbs[i].name) == 0)
-			return verbs[i].verb;
-	return VERB_UNKNOWN;
+	while (v < NVERBS && strcmp(word, verbs[v].name) != 0)
+		v++;
+	return v < NVERBS ? (enum verb)v : VERB_UNKNOWN;
 }
 
-/* Do the options belong to the verb, and has it its arguments? */
+/* Does the descriptor lead to the same place as stdout? */
 static int
-check_words(const struct options *o, const char *verb, uint64_t seen)
+is_stdout(int fd)
 {
-	uint64_t n;
+	struct stat a, b;
+
+	return fstat(fd, &a) == 0 && fstat(STDOUT_FILENO, &b) == 0 && a.st_dev == b.st_dev &&
+	    a.st_ino == b.st_ino && !S_ISCHR(b.st_mode);
+}
+
+/* Do the options belong to the verb, and to each other? */
+static int
+check_options(const struct options *o, uint64_t seen)
+{
 	unsigned i;
 
-	if (o->help || o->version)
-		return 0;
-	if (o->verb == VERB_NONE)
-		return snap_warnx("no verb; --help tells them");
-	if (o->verb == VERB_UNKNOWN)
-		return snap_warnx("%s: no such verb; it comes before the image, and --help tells "
-		    "them", verb);
 	for (i = 0; i < NOPTIONS; i++)
 		if ((seen >> i & 1) && !(options[i].verbs >> o->verb & 1))
-			return snap_warnx("--%s: not for %s", options[i].name, verb);
+			return snap_warnx("--%s: not for %s", options[i].name,
+			    options_verb(o));
 	if ((o->rate != 0 || o->nhost_page > 0) && o->percent < 0 && !o->resume)
 		return snap_warnx("--%s: only with --postcopy or --resume",
 		    o->rate != 0 ? "rate" : "host-page-size");
@@ -537,29 +516,27 @@ check_words(const struct options *o, const char *verb, uint64_t seen)
 	    (o->verb == VERB_LOAD && o->status_fd >= 0 && is_stdout(o->status_fd))))
 		return snap_warnx("--status-fd=%d: there the stream goes, or the answer to it",
 		    o->status_fd);
-	for (i = 0; verbs[i].verb != o->verb; i++)
-		;
-	if (o->nfile < ARGS && verbs[i].arg[o->nfile] != NULL)
-		return snap_warnx("%s: the name of the %s is missing", verb,
-		    verbs[i].arg[o->nfile]);
-	if (o->verb == VERB_LOAD && o->percent >= 0 && o->nfile > 1 &&
-	    plain_number(o->file[0], UINT64_MAX, &n) == 0)
-		return snap_warnx("load: %s is taken for an image: say -p N or --postcopy=N, N from "
-		    "0 to 100", o->file[0]);
-	if (o->nfile > verbs[i].max)
-		return snap_warnx("%s: one argument too many: %s", verb, o->file[verbs[i].max]);
 	return 0;
 }
 
-const char *
-options_verb(const struct options *o)
+/* Has the verb its arguments, and no more? */
+static int
+check_arguments(const struct options *o)
 {
-	unsigned i;
+	const char *verb = verbs[o->verb].name, *missing;
+	uint64_t n;
 
-	for (i = 0; i < NVERBS; i++)
-		if (verbs[i].verb == o->verb)
-			return verbs[i].name;
-	return "";
+	missing = o->nfile < ARGS ? verbs[o->verb].arg[o->nfile] : NULL;
+	if (missing != NULL)
+		return snap_warnx("%s: the name of the %s is missing", verb, missing);
+	if (o->verb == VERB_LOAD && o->percent >= 0 && o->nfile > 1 &&
+	    plain_number(o->file[0], UINT64_MAX, &n) == 0)
+		return snap_warnx("load: %s is taken for an image: say -p N or --postcopy=N, "
+		    "N from 0 to 100", o->file[0]);
+	if (o->nfile > verbs[o->verb].max)
+		return snap_warnx("%s: one argument too many: %s", verb,
+		    o->file[verbs[o->verb].max]);
+	return 0;
 }
 
 unsigned
@@ -583,8 +560,7 @@ options_parse(struct options *o, int argc, char **argv)
 	o->percent = -1;
 	o->status_fd = -1;
 	o->file = next;
-	while ((word = *next) != NULL) {
-		next++;
+	while ((word = next_word(&next)) != NULL) {
 		e = 0;
 		if (only_words || word[0] != '-' || word[1] == '\0') {
 			if (verb == NULL)
@@ -600,5 +576,12 @@ options_parse(struct options *o, int argc, char **argv)
 		if (err == 0)
 			err = e;
 	}
-	return err != 0 ? err : check_words(o, verb, seen);
+	if (err != 0 || o->help || o->version)
+		return err;
+	if (o->verb == VERB_NONE)
+		return snap_warnx("no verb; --help tells them");
+	if (o->verb == VERB_UNKNOWN)
+		return snap_warnx("%s: no such verb; it comes before the image, and --help tells "
+		    "them", verb);
+	return (err = check_options(o, seen)) != 0 ? err : check_arguments(o);
 }

@@ -75,8 +75,8 @@ look(struct revert *r)
 	if ((err = look_at_guest(r)) != 0 || (err = qmp_migration(&r->q, r->migration)) != 0)
 		return err;
 	if (r->opt->resume && strcmp(r->migration, "postcopy-paused") != 0)
-		return snap_warnx("%s: nothing is to be resumed here: the guest is %s, the migration "
-		    "%s", r->q.path, r->guest, r->migration);
+		return snap_warnx("%s: nothing is to be resumed here: the guest is %s, the "
+		    "migration %s", r->q.path, r->guest, r->migration);
 	if (!r->opt->resume && strcmp(r->migration, "postcopy-paused") == 0) {
 		say_paused(r);
 		return SNAP_ESYS;

@@ -92,8 +92,8 @@ look_at_settings(struct take *t)
 	if (err != 0)
 		return err;
 	if (!t->have_capability && !t->opt->stop)
-		return snap_warnx("%s: this QEMU has no background snapshots, as QEMU 6.0 and later "
-		    "do: see --stop", t->q.path);
+		return snap_warnx("%s: this QEMU has no background snapshots, as QEMU 6.0 and "
+		    "later do: see --stop", t->q.path);
 	if ((err = qmp_demand(&t->q, "query-migrate-parameters", NULL)) != 0)
 		return err;
 	t->has_bandwidth = qmp_number(&t->q, "return.max-bandwidth", &t->bandwidth);

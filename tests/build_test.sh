@@ -284,7 +284,7 @@ test_the_manual_is_clean_mdoc() {
 
 # Long names and letters of the options that exist, one a line.
 options_of_the_program() {
-	sed -n "s/^${tab}{ \"\([a-z-]*\)\",[$tab ]*\([^,]*\),[$tab ]*O_[A-Z_]*,.*/\1 \2/p" \
+	sed -n "s/^${tab}{ \"\([a-z-]*\)\", \([^,]*\), [A-Z]*, .*, set_.*/\1 \2/p" \
 		"$TOP/options.c" | while read -r name letter; do
 		echo "--$name"
 		[ "$letter" = 0 ] || echo "$letter" | sed "s/'\(.\)'/-\1/"
@@ -311,7 +311,7 @@ test_the_manual_has_all_options_and_no_others() {
 }
 
 test_the_manual_has_all_verbs() {
-	sed -n "s/^${tab}{ \"\([a-z]*\)\", VERB_.*/\1/p" "$TOP/options.c" | sort >program
+	sed -n "s/^${tab}\[VERB_[A-Z]*\] = { \"\([a-z]*\)\".*/\1/p" "$TOP/options.c" | sort >program
 	assertTrue "verbs were found" "[ $(wc -l <program) -ge 4 ]"
 	sed -n '/^\.Sh SYNOPSIS/,/^\.Sh DESCRIPTION/s/^\.Cm //p' "$TOP/qemu-snap.1" | sort >manual
 	assertEquals "$(cat program)" "$(cat manual)"

@@ -12,20 +12,20 @@ options_of() {
 		import re, sys
 		text = open(sys.argv[1]).read()
 		verbs = {m: 1 << i for i, m in enumerate(
-		    re.findall(r'\t\{ "[a-z]+", VERB_([A-Z]+),', text))}
+		    re.findall(r'\t\[VERB_([A-Z]+)\] = ', text))}
 		names = dict(verbs, ANY=-1)
 		for name, value in re.findall(r'^\t([A-Z_]+) = ([A-Z_ |]+),?(?:\t.*)?$', text, re.M):
 		    names[name] = eval(value, {}, names)
 		mask = names[sys.argv[2].upper()] if len(sys.argv) > 2 else -1
 		for name, use in re.findall(
-		        r'^\t\{ "([a-z-]+)",\s*[^,]+,\s*O_\w+,\s*\w+,\s*([^}]+?)\s*\}', text, re.M):
+		        r'^\t\{ "([a-z-]+)", [^,]+, \w+, ([^,]+), set_\w+,', text, re.M):
 		    if eval(use, {}, names) & mask:
 		        print('--' + name)
 	END
 }
 
 verbs() {
-	sed -n 's/^	{ "\([a-z]*\)", VERB_.*/\1/p' "$TOP/options.c"
+	sed -n 's/^	\[VERB_[A-Z]*\] = { "\([a-z]*\)".*/\1/p' "$TOP/options.c"
 }
 
 # bash_offers WORD...: for the last of these.
