@@ -160,6 +160,21 @@ part_in_peace(const struct options *o)
 	refuse_stream();
 }
 
+/* For those that options_parse() lets through. */
+static int (*const run[])(const struct options *) = {
+	[VERB_SAVE] = run_save,
+	[VERB_LOAD] = run_load,
+	[VERB_INFO] = run_info,
+	[VERB_CHECK] = run_check,
+	[VERB_OPTIMIZE] = run_optimize,
+	[VERB_EXPORT] = run_export,
+	[VERB_IMPORT] = run_import,
+	[VERB_DIFF] = run_diff,
+	[VERB_TAKE] = run_take,
+	[VERB_REVERT] = run_revert,
+	[VERB_STATUS] = run_status
+};
+
 int
 main(int argc, char **argv)
 {
@@ -184,45 +199,7 @@ main(int argc, char **argv)
 			part_in_peace(&o);
 		return -err;
 	}
-	switch (o.verb) {
-	case VERB_SAVE:
-		err = run_save(&o);
-		break;
-	case VERB_LOAD:
-		err = run_load(&o);
-		break;
-	case VERB_INFO:
-		err = run_info(&o);
-		break;
-	case VERB_CHECK:
-		err = run_check(&o);
-		break;
-	case VERB_OPTIMIZE:
-		err = run_optimize(&o);
-		break;
-	case VERB_EXPORT:
-		err = run_export(&o);
-		break;
-	case VERB_IMPORT:
-		err = run_import(&o);
-		break;
-	case VERB_DIFF:
-		err = run_diff(&o);
-		break;
-	case VERB_REVERT:
-		err = run_revert(&o);
-		break;
-	case VERB_STATUS:
-		err = run_status(&o);
-		break;
-	case VERB_TAKE:
-		err = run_take(&o);
-		break;
-	case VERB_NONE:
-	case VERB_UNKNOWN:
-		err = SNAP_EBUG;
-		break;
-	}
+	err = run[o.verb](&o);
 	if (err == SNAP_EBUG)
 		snap_warnx("a check on ourselves failed: this is a bug");
 	return -err;
