@@ -47,13 +47,14 @@ static void
 say_good(const struct image *im, int quick)
 {
 	const struct image_footer *foot = image_footer(im);
+	char theirs[48] = "";
 
-	print_name(image_path(im));
-	printf(": %sgood, %llu page%s stored", quick ? "tables " : "",
-	    (unsigned long long)foot->stored, foot->stored == 1 ? "" : "s");
 	if (foot->ancestor > 0)
-		printf(", %llu in ancestors", (unsigned long long)foot->ancestor);
-	puts(quick ? ", not read" : "");
+		snprintf(theirs, sizeof theirs, ", %llu in ancestors",
+		    (unsigned long long)foot->ancestor);
+	print_line("%s: %sgood, %llu page%s stored%s%s", image_path(im), quick ? "tables " : "",
+	    (unsigned long long)foot->stored, foot->stored == 1 ? "" : "s", theirs,
+	    quick ? ", not read" : "");
 }
 
 /* Whose are they?  An ancestor may be mended by a copy of its own. */

@@ -92,11 +92,9 @@ is_compared(const struct row *r)
 static void
 print_header(const struct diff *d)
 {
-	fputs("A              ", stdout);
-	print_name(image_path(d->a.im));
-	fputs("\nB              ", stdout);
-	print_name(image_path(d->b.im));
-	printf("\npage size      %u bytes\n\n", (unsigned)d->page_size);
+	print_line("A              %s", image_path(d->a.im));
+	print_line("B              %s", image_path(d->b.im));
+	printf("page size      %u bytes\n\n", (unsigned)d->page_size);
 	if (d->opt->list)
 		printf("%16s %16s  %-11s  block\n", "offset", "length", "what");
 }
@@ -107,8 +105,8 @@ print_image(const char *key, const struct image *im)
 	char uuid[37];
 
 	uuid_format(uuid, image_footer(im)->uuid);
-	printf("  \"%s\": {\"image\": ", key);
-	json_string(stdout, image_path(im));
+	printf("  \"%s\": ", key);
+	json_print("{\"image\": ", image_path(im));
 	printf(", \"uuid\": \"%s\"},\n", uuid);
 }
 
@@ -148,8 +146,8 @@ print_json_pages(const uint64_t n[KINDS])
 static void
 print_json_row(const struct diff *d, const struct row *r)
 {
-	fputs(r == d->row ? "\n    {\"id\": " : ",\n    {\"id\": ", stdout);
-	json_string(stdout, r->a != NULL ? r->a->id : r->b->id);
+	json_print(r == d->row ? "\n    {\"id\": " : ",\n    {\"id\": ",
+	    r->a != NULL ? r->a->id : r->b->id);
 	print_json_length("length-a", r->a);
 	print_json_length("length-b", r->b);
 	if (d->opt->list)
@@ -182,14 +180,12 @@ print_range(struct diff *d)
 {
 	unsigned long long off = d->from * d->page_size, len = d->len * d->page_size;
 
-	if (d->opt->json) {
+	if (d->opt->json)
 		printf("%s\n      {\"offset\": %llu, \"length\": %llu, \"kind\": \"%s\"}",
 		    d->listed ? "," : "", off, len, kind_name[d->kind]);
-	} else {
-		printf("%#16llx %#16llx  %-11s  ", off, len, kind_name[d->kind]);
-		print_name(d->now->a->id);
-		putchar('\n');
-	}
+	else
+		print_line("%#16llx %#16llx  %-11s  %s", off, len, kind_name[d->kind],
+		    d->now->a->id);
 	d->listed = 1;
 }
 
@@ -207,11 +203,10 @@ print_only(const struct row *r)
 	const struct ram_block *b = r->a != NULL ? r->a : r->b;
 
 	printf("%12s %12s %12s  ", "-", "-", "-");
-	print_name(b->id);
 	if (r->left_out != NULL)
-		printf(", left out of %s by x-ignore-shared\n", r->left_out);
+		print_line("%s, left out of %s by x-ignore-shared", b->id, r->left_out);
 	else
-		printf(", only in %s: %llu bytes\n", r->b == NULL ? "A" : "B",
+		print_line("%s, only in %s: %llu bytes", b->id, r->b == NULL ? "A" : "B",
 		    (unsigned long long)b->len);
 }
 
@@ -229,11 +224,11 @@ print_table(const struct diff *d)
 			continue;
 		}
 		print_counts(r->n);
-		print_name(r->a->id);
-		if (r->a->len != r->b->len)
-			printf(", where both have it: %llu bytes in A, %llu in B",
+		if (r->a->len == r->b->len)
+			print_line("%s", r->a->id);
+		else
+			print_line("%s, where both have it: %llu bytes in A, %llu in B", r->a->id,
 			    (unsigned long long)r->a->len, (unsigned long long)r->b->len);
-		putchar('\n');
 	}
 	print_counts(d->total);
 	puts("total");

@@ -174,14 +174,6 @@ print_share(uint64_t n, uint64_t whole, const char *of)
 }
 
 static void
-print_text(const char *name, const char *text)
-{
-	printf("%-14s ", name);
-	print_name(text);
-	putchar('\n');
-}
-
-static void
 print_blocks(const struct facts *x)
 {
 	static const enum page_state order[] = {
@@ -197,9 +189,7 @@ print_blocks(const struct facts *x)
 				printf("%12llu", (ull)x->block[i].count[order[k]]);
 			else
 				printf("%12s", "?");
-		fputs("  ", stdout);
-		print_name(x->ram->blk[i].id);
-		putchar('\n');
+		print_line("  %s", x->ram->blk[i].id);
 	}
 }
 
@@ -224,8 +214,7 @@ print_devices(const struct facts *x)
 			printf("%7lu  ", (unsigned long)d->version);
 		else
 			printf("%7s  ", "-");
-		print_name(d->name);
-		putchar('\n');
+		print_line("%s", d->name);
 	}
 }
 
@@ -237,24 +226,17 @@ print_disks(const struct facts *x)
 
 	for (i = 0; i < x->disks.n; i++) {
 		d = &x->disks.disk[i];
-		fputs(i == 0 ? "disks          " : "               ", stdout);
-		print_name(d->name);
-		fputs(": as it was in ", stdout);
-		print_name(d->file);
-		fputs(" (", stdout);
-		print_name(d->format);
-		fputs("); the guest went on in ", stdout);
-		print_name(d->next);
-		putchar('\n');
+		print_line("%-14s %s: as it was in %s (%s); the guest went on in %s",
+		    i == 0 ? "disks" : "", d->name, d->file, d->format, d->next);
 	}
 }
 
 static void
 print_identity(const struct facts *x)
 {
-	print_text("image", x->path);
+	print_line("image          %s", x->path);
 	if (x->label[0] != '\0')
-		print_text("label", x->label);
+		print_line("label          %s", x->label);
 	if (!x->look.has_footer)
 		return;
 	printf("UUID           %s\n", x->uuid);
@@ -276,7 +258,7 @@ print_human(const struct facts *x)
 	size_t i;
 
 	print_identity(x);
-	print_text("machine", x->machine[0] != '\0' ? x->machine : "not told");
+	print_line("machine        %s", x->machine[0] != '\0' ? x->machine : "not told");
 	printf("from           %s\n", x->kind);
 	printf("loads in       %s\n", x->postcopy ? "precopy and postcopy" :
 	    "precopy only: saved with x-ignore-shared");
@@ -298,9 +280,7 @@ print_human(const struct facts *x)
 		    x->hot.beside ? "beside the image" : "in the image");
 	for (i = 0; i < x->nanc; i++) {
 		uuid_format(uuid, x->anc[i].uuid);
-		printf("%s%s  ", i == 0 ? "based on       " : "               ", uuid);
-		print_name(x->anc[i].path);
-		putchar('\n');
+		print_line("%-14s %s  %s", i == 0 ? "based on" : "", uuid, x->anc[i].path);
 	}
 	print_disks(x);
 	print_blocks(x);
@@ -327,10 +307,11 @@ string_or_null(const char *key, const char *s)
 {
 	printf("  \"%s\": ", key);
 	if (*s == '\0')
-		fputs("null", stdout);
-	else
-		json_string(stdout, s);
-	puts(",");
+		puts("null,");
+	else {
+		json_print("", s);
+		puts(",");
+	}
 }
 
 static void
@@ -376,8 +357,8 @@ json_ancestors(const struct facts *x)
 	fputs("  \"ancestors\": [", stdout);
 	for (i = 0; i < x->nanc; i++) {
 		uuid_format(uuid, x->anc[i].uuid);
-		printf("%s\n    {\"uuid\": \"%s\", \"path\": ", i == 0 ? "" : ",", uuid);
-		json_string(stdout, x->anc[i].path);
+		printf("%s\n    {\"uuid\": \"%s\"", i == 0 ? "" : ",", uuid);
+		json_print(", \"path\": ", x->anc[i].path);
 		putchar('}');
 	}
 	puts(x->nanc > 0 ? "\n  ]," : "],");
@@ -409,8 +390,7 @@ json_devices(const struct facts *x)
 	fputs("  \"devices\": [", stdout);
 	for (i = 0; i < x->dev.n; i++) {
 		d = &x->dev.dev[i];
-		printf("%s\n    {\"name\": ", i == 0 ? "" : ",");
-		json_string(stdout, d->name);
+		json_print(i == 0 ? "\n    {\"name\": " : ",\n    {\"name\": ", d->name);
 		printf(", \"instance\": %lu, \"version\": ", (unsigned long)d->instance);
 		if (d->has_version)
 			printf("%lu}", (unsigned long)d->version);
@@ -431,8 +411,7 @@ json_blocks(const struct facts *x)
 
 	fputs("  \"blocks\": [", stdout);
 	for (i = 0; i < x->ram->nblk; i++) {
-		fputs(i == 0 ? "\n    {\"id\": " : ",\n    {\"id\": ", stdout);
-		json_string(stdout, x->ram->blk[i].id);
+		json_print(i == 0 ? "\n    {\"id\": " : ",\n    {\"id\": ", x->ram->blk[i].id);
 		printf(", \"length\": %llu", (ull)x->ram->blk[i].len);
 		for (k = 0; k < sizeof states / sizeof states[0]; k++)
 			if (x->block != NULL && x->block[i].known)
@@ -454,14 +433,10 @@ json_disks(const struct facts *x)
 	fputs("  \"disks\": [", stdout);
 	for (i = 0; i < x->disks.n; i++) {
 		d = &x->disks.disk[i];
-		fputs(i == 0 ? "\n    {\"name\": " : ",\n    {\"name\": ", stdout);
-		json_string(stdout, d->name);
-		fputs(", \"file\": ", stdout);
-		json_string(stdout, d->file);
-		fputs(", \"format\": ", stdout);
-		json_string(stdout, d->format);
-		fputs(", \"next\": ", stdout);
-		json_string(stdout, d->next);
+		json_print(i == 0 ? "\n    {\"name\": " : ",\n    {\"name\": ", d->name);
+		json_print(", \"file\": ", d->file);
+		json_print(", \"format\": ", d->format);
+		json_print(", \"next\": ", d->next);
 		putchar('}');
 	}
 	puts(i == 0 ? "]," : "\n  ],");

@@ -5,6 +5,7 @@
 #include "json.h"
 
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 enum { CHARACTER = 6 };		/* bytes that one takes at most */
@@ -57,16 +58,16 @@ json_is_text(const char *str)
 }
 
 void
-json_string(FILE *f, const char *str)
+json_print(const char *before, const char *str)
 {
 	char c[CHARACTER + 1];
 
-	putc('"', f);
+	printf("%s\"", before);
 	while (*str != '\0') {
 		character(c, &str);
-		fputs(c, f);
+		fputs(c, stdout);
 	}
-	putc('"', f);
+	putchar('"');
 }
 
 void

@@ -7,14 +7,13 @@
 
 #include <stddef.h>
 #include <stdint.h>
-#include <stdio.h>
 
-/* Write a string with its quotes.  Bytes that are not UTF-8 become the code point of that
- * number. */
-void json_string(FILE *f, const char *str);
-/* Is str UTF-8, so that a reader finds in json_string() what it is? */
+/* Print before to stdout, and behind it a string with its quotes.  Bytes that are not UTF-8 become
+ * the code point of that number. */
+void json_print(const char *before, const char *str);
+/* Is str UTF-8, so that a reader finds in its string what it is? */
 int json_is_text(const char *str);
-/* The same into buf, which has size bytes, at least 3.  What has no room is left out. */
+/* The string into buf, which has size bytes, at least 3.  What has no room is left out. */
 void json_put(char *buf, size_t size, const char *str);
 
 /*

@@ -20,6 +20,7 @@
 
 enum {
 	LINE = 2048,
+	STDOUT_LINE = 16 << 10,	/* the longest has three names of files */
 	COLUMNS = 79		/* a terminal has 80, and the last one may wrap */
 };
 
@@ -39,13 +40,12 @@ shown(char before, char c)
 }
 
 static void
-show_all(char *s, size_t n)
+show_all(char *s)
 {
 	char before = 0;
-	size_t i;
 
-	for (i = 0; i < n; i++)
-		before = s[i] = shown(before, s[i]);
+	for (; *s != '\0'; s++)
+		before = *s = shown(before, *s);
 }
 
 /* A signal must not cost half a message. */
@@ -105,7 +105,7 @@ say(int err, const char *fmt, va_list ap)
 		snprintf(s + n, LINE - 1 - n, ": %s", strerror(err));
 		n = strlen(s);
 	}
-	show_all(s, n);
+	show_all(s);
 	s[n++] = '\n';
 	put(line, (size_t)(s - line) + n);
 }
@@ -139,7 +139,8 @@ snap_line(const char *text)
 	}
 	line[0] = '\r';
 	memcpy(line + 1, text, n);
-	show_all(line + 1, n);
+	line[n + 1] = '\0';
+	show_all(line + 1);
 	len = n + 1;
 	while (len < was + 1)
 		line[len++] = ' ';
@@ -183,12 +184,16 @@ no_direct_io(const char *path, int coded, uint32_t page_size)
 }
 
 void
-print_name(const char *name)
+print_line(const char *fmt, ...)
 {
-	char before = 0;
+	char line[STDOUT_LINE];
+	va_list ap;
 
-	for (; *name != '\0'; before = *name++)
-		putchar(shown(before, *name));
+	va_start(ap, fmt);
+	vsnprintf(line, sizeof line, fmt, ap);
+	va_end(ap);
+	show_all(line);
+	puts(line);
 }
 
 int

@@ -40,11 +40,8 @@ print_migration(struct qmp *q)
 	if (err != 0)
 		return err;
 	printf("%-14s %s\n", "migration", state);
-	if (qmp_string(q, "return.error-desc", words, sizeof words)) {
-		printf("%-14s ", "why");
-		print_name(words);
-		putchar('\n');
-	}
+	if (qmp_string(q, "return.error-desc", words, sizeof words))
+		print_line("%-14s %s", "why", words);
 	print_bytes(q, "transferred", "return.ram.transferred");
 	print_bytes(q, "remaining", "return.ram.remaining");
 	return 0;
@@ -53,23 +50,22 @@ print_migration(struct qmp *q)
 static int
 print_settings(struct qmp *q)
 {
-	char path[64], name[64];
-	unsigned i, n = 0;
+	char path[64], name[64], on[2048] = "";
+	size_t n = 0;
+	unsigned i;
 	int err = qmp_demand(q, "query-migrate-capabilities", NULL);
 
 	if (err != 0)
 		return err;
-	printf("%-14s", "capabilities");
 	for (i = 0; snprintf(path, sizeof path, "return.%u.capability", i),
 	    qmp_string(q, path, name, sizeof name); i++) {
 		snprintf(path, sizeof path, "return.%u.state", i);
 		if (qmp_is_true(q, path)) {
-			putchar(' ');
-			print_name(name);
-			n++;
+			snprintf(on + n, sizeof on - n, " %s", name);
+			n = strlen(on);
 		}
 	}
-	printf("%s\n", n == 0 ? " none is on" : "");
+	print_line("%-14s%s", "capabilities", n > 0 ? on : " none is on");
 	if ((err = qmp_demand(q, "query-migrate-parameters", NULL)) == 0)
 		print_bytes(q, "limit a second", "return.max-bandwidth");
 	return err;

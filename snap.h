@@ -81,8 +81,9 @@ void note_signals(void);
 int check_signals(const char *path);
 int got_signal(void);		/* its number, or 0 */
 
-/* Print a stranger's name to stdout, with '?' for control characters. */
-void print_name(const char *name);
+/* Print a line to stdout, without its newline here, and with '?' for control characters: the names
+ * in it come from strangers. */
+void print_line(const char *fmt, ...) PRINTF_LIKE(1, 2);
 /* Write out what was printed to stdout: status, or SNAP_ESYS if that fails. */
 int close_stdout(int status);
 
