@@ -71,17 +71,20 @@ struct description {
 	uint64_t at, end;	/* what is still to be read of the tail */
 	int err;		/* of a read */
 	struct device_list *list;
+	uint8_t buf[4096];
 };
 
 static size_t
-more(void *arg, uint8_t *buf, size_t max)
+more(void *arg, const uint8_t **piece)
 {
 	struct description *d = arg;
-	size_t n = d->end - d->at < max ? (size_t)(d->end - d->at) : max;
+	uint64_t left = d->end - d->at;
+	size_t n = left < sizeof d->buf ? (size_t)left : sizeof d->buf;
 
-	if (n > 0 && (d->err = image_read(d->im, d->tail, d->at, buf, n)) != 0)
+	if (n > 0 && (d->err = image_read(d->im, d->tail, d->at, d->buf, n)) != 0)
 		n = 0;
 	d->at += n;
+	*piece = d->buf;
 	return n;
 }
 
@@ -99,12 +102,8 @@ static int
 skip(struct description *d)
 {
 	enum json_token t = json_next(&d->json);
-	unsigned depth = d->json.depth;
 
-	if (t == JSON_OBJECT || t == JSON_ARRAY)
-		while (d->json.depth >= depth && t != JSON_BAD)
-			t = json_next(&d->json);
-	return t != JSON_BAD ? 0 : bad(d, NULL);
+	return json_skip(&d->json, t) != JSON_BAD ? 0 : bad(d, NULL);
 }
 
 static int

@@ -114,11 +114,13 @@ bad(struct json *j, const char *why)
 static int
 peek(struct json *j)
 {
-	if (j->at == j->n) {
-		j->at = 0;
-		j->n = j->more(j->arg, j->buf, sizeof j->buf);
+	size_t n;
+
+	if (j->at == j->end && j->more != NULL) {
+		n = j->more(j->arg, &j->at);
+		j->end = j->at + n;
 	}
-	return j->at < j->n ? j->buf[j->at] : -1;
+	return j->at < j->end ? *j->at : -1;
 }
 
 static int
@@ -399,4 +401,23 @@ json_next(struct json *j)
 	if (j->state == KEY || j->state == FIRST_KEY)
 		return c == '"' ? string(j, JSON_KEY) : bad(j, "neither a key nor an end");
 	return value(j, c);
+}
+
+void
+json_begin(struct json *j, const void *text, size_t n)
+{
+	memset(j, 0, sizeof *j);
+	j->at = text;
+	j->end = j->at + n;
+}
+
+enum json_token
+json_skip(struct json *j, enum json_token t)
+{
+	unsigned depth = j->depth;
+
+	if (t == JSON_OBJECT || t == JSON_ARRAY)
+		while (j->depth >= depth && t != JSON_BAD)
+			t = json_next(j);
+	return t;
 }

@@ -37,9 +37,9 @@ enum json_token {
 };
 
 struct json {
-	/* Set by the caller, the rest zero: put up to max more bytes of the text into buf, and say
-	 * how many.  0: there are no more, or they cannot be read. */
-	size_t (*more)(void *arg, uint8_t *buf, size_t max);
+	/* Set by the caller for a text that comes in pieces, the rest zero: have *piece be the next
+	 * one, and say how long it is.  0: there is none any more, or it cannot be read. */
+	size_t (*more)(void *arg, const uint8_t **piece);
 	void *arg;
 
 	const char *why;
@@ -56,10 +56,13 @@ struct json {
 
 	uint8_t open[JSON_DEPTH / 8];	/* private: for each depth, is it an object? */
 	int state;		/* what may come next */
-	size_t at, n;		/* of buf */
-	uint8_t buf[4096];
+	const uint8_t *at, *end;	/* of the text, what is here and was not read */
 };
 
+/* Read the n bytes at text, which must stay. */
+void json_begin(struct json *j, const void *text, size_t n);
 enum json_token json_next(struct json *j);
+/* Pass by the value that began with token t.  The last token of it, or JSON_BAD. */
+enum json_token json_skip(struct json *j, enum json_token t);
 
 #endif

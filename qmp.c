@@ -34,35 +34,6 @@ enum {
 
 /* ---- a value of a message ---- */
 
-struct text {
-	const char *p;
-	size_t left;
-};
-
-static size_t
-more_of(void *arg, uint8_t *buf, size_t max)
-{
-	struct text *t = arg;
-	size_t n = t->left < max ? t->left : max;
-
-	memcpy(buf, t->p, n);
-	t->p += n;
-	t->left -= n;
-	return n;
-}
-
-/* Pass by the value that begins with token t. */
-static enum json_token
-pass(struct json *j, enum json_token t)
-{
-	unsigned depth = j->depth;
-
-	if (t == JSON_OBJECT || t == JSON_ARRAY)
-		while (j->depth >= depth && t != JSON_BAD)
-			t = json_next(j);
-	return t;
-}
-
 /* Go to the element of the array or object just opened that the first n characters of step
  * name; its token. */
 static enum json_token
@@ -85,32 +56,20 @@ go_into(struct json *j, enum json_token opened, const char *step, size_t n)
 				return json_next(j);
 			t = json_next(j);
 		}
-		if (pass(j, t) == JSON_BAD)
+		if (json_skip(j, t) == JSON_BAD)
 			break;
 	}
 	return JSON_BAD;
-}
-
-/* Start to read a text, that may be looked at as long as t is there. */
-static void
-begin(struct json *j, struct text *t, const char *line, size_t len)
-{
-	t->p = line;
-	t->left = len;
-	memset(j, 0, sizeof *j);
-	j->more = more_of;
-	j->arg = t;
 }
 
 /* The value at path; a string goes to buf, too. */
 static enum json_token
 find(const struct qmp *q, const char *path, struct json *j, char *buf, size_t size)
 {
-	struct text text;
 	enum json_token t;
 	size_t n;
 
-	begin(j, &text, q->buf, q->have_line ? q->len : 0);
+	json_begin(j, q->have_line ? q->buf : "", q->have_line ? q->len : 0);
 	j->copy = buf;
 	j->copy_size = size;
 	for (t = json_next(j); *path != '\0' && t != JSON_BAD; path += n + (path[n] == '.')) {
@@ -124,11 +83,10 @@ find(const struct qmp *q, const char *path, struct json *j, char *buf, size_t si
 static int
 is_message(const char *line, size_t len)
 {
-	struct text text;
 	struct json j;
 	enum json_token t;
 
-	begin(&j, &text, line, len);
+	json_begin(&j, line, len);
 	if (json_next(&j) != JSON_OBJECT)
 		return 0;
 	while ((t = json_next(&j)) != JSON_BAD && t != JSON_END)

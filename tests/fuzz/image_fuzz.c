@@ -1339,35 +1339,15 @@ list_hot(struct image *im)
 	hot_free(&l);
 }
 
-struct bytes {
-	const uint8_t *p;
-	size_t n;
-};
-
-static size_t
-more_json(void *arg, uint8_t *buf, size_t max)
-{
-	struct bytes *b = arg;
-	size_t n = b->n < max ? b->n : max;
-
-	memcpy(buf, b->p, n);
-	b->p += n;
-	b->n -= n;
-	return n;
-}
-
 /* Anything is JSON, or is not: every token takes a byte at least. */
 static void
 read_as_json(const uint8_t *data, size_t size)
 {
-	struct bytes b = { data, size };
 	enum json_token t;
 	struct json j;
 	size_t tokens = 0;
 
-	memset(&j, 0, sizeof j);
-	j.more = more_json;
-	j.arg = &b;
+	json_begin(&j, data, size);
 	do {
 		t = json_next(&j);
 		MUST(j.depth <= JSON_DEPTH && tokens++ <= size);
