@@ -131,9 +131,6 @@ writer_units(struct image_writer *w)
 	writer_end_section(w, sec);
 }
 
-/* What a node says of a leaf or the root of a node, when it is not a length. */
-enum { ALL_ABSENT = 0, ALL_ZERO = 1 };
-
 /* Write a node or the root: where its first child lies, and their lengths. */
 static size_t
 write_node(struct image_writer *w, uint32_t kind, uint64_t index, uint64_t first,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * reader.h -- an image being read, shared by reader.c (tables), fetch.c (pages) and
- * verify.c (all of it) and by nobody else.
+ * reader.h -- an image being read, shared by reader.c (opened, sections), lookup.c (tables),
+ * fetch.c and scan.c (pages), verify.c (all of it) and chain.c (ancestors), and by nobody else.
  */
 #ifndef READER_H
 #define READER_H
@@ -74,9 +74,12 @@ int image_bad(struct image *im, uint64_t off, const char *what);
 void image_bad_bytes(struct image *im, uint64_t page, uint64_t off, const char *what);
 int image_no_memory(const struct image *im);
 int image_read_at(const struct image *im, void *buf, size_t len, uint64_t off);
-/* Leaf number index, read if it was not yet; granules: what its node says. */
-int image_need_leaf(struct image *im, uint64_t index, uint16_t *granules,
-    struct page_leaf **leaf);
+/* The root of the page table, and what reading tables takes. */
+int image_open_root(struct image *im);
+void image_drop_tables(struct image *im);
+/* Leaf number index, read if it was not yet: 0.  Or *leaf is NULL, and all its pages are what is
+ * returned, PAGE_ABSENT or PAGE_ZERO; or < 0. */
+int image_need_leaf(struct image *im, uint64_t index, struct page_leaf **leaf);
 /* Unit leaf number index, through the cache. */
 int image_need_units(struct image *im, uint64_t index, const uint8_t **leaf);
 /* Bytes of a part, from what its node says. */

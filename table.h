@@ -25,6 +25,12 @@ enum page_state {
 #define DEAD_PAGE	PAGES_MAX	/* page number of a slot in which no page lies (any more) */
 
 /* The entry of a page that lies in an ancestor. */
+static inline uint64_t
+entry_make(unsigned ancestor, uint32_t crc)
+{
+	return (uint64_t)ancestor << 32 | crc;
+}
+
 static inline uint32_t
 entry_crc(uint64_t entry)
 {
@@ -49,6 +55,13 @@ enum {
 	PART_MAX = 65536,	/* no part of a table is longer */
 	UNIT_RECORD = 16,
 	SLOT_SIZE = 9		/* page number, 40 bits; CRC, 32 bits */
+};
+
+/* What a node says of a leaf, or the root of a node, that has no part in the file; else its
+ * length in granules. */
+enum {
+	ALL_ABSENT = 0,
+	ALL_ZERO = 1
 };
 
 /* How many of whole things are in a piece, if pieces of piece things follow one

@@ -10,6 +10,14 @@
 #include "codec.h"
 #include "crc32c.h"
 
+/* Report a fault, and count 1. */
+static unsigned
+fault(struct image *im, uint64_t off, const char *what)
+{
+	image_bad(im, off, what);
+	return 1;
+}
+
 int
 image_check_section(struct image *im, const struct section *s)
 {
@@ -158,7 +166,52 @@ check_units(struct image *im, int pages, unsigned *faults)
 		}
 	}
 	if (*faults == 0 && end != data->off + data->len)
-		*faults += image_bad(im, end, "data is longer than its units") != 0;
+		*faults += fault(im, end, "data is longer than its units");
+	return 0;
+}
+
+/* The nodes must follow one another; *len is how long they are together. */
+static void
+check_nodes(struct image *im, unsigned *faults, uint64_t *len)
+{
+	const struct section *s = footer_section(&im->foot, SEC_NODES);
+	uint32_t k;
+
+	*len = 0;
+	for (k = 0; k < im->nnodes; k++) {
+		if (im->node_len[k] > ALL_ZERO && im->node_at[k] != s->off + *len)
+			*faults += fault(im, s->off, "nodes do not follow one another");
+		*len += image_part_len(im->node_len[k]);
+	}
+}
+
+/* Count the pages of leaf number index, which must lie at *at: that is then where it ends. */
+static int
+check_leaf(struct image *im, uint64_t index, uint64_t count[4], unsigned *faults, uint64_t *at)
+{
+	uint32_t n = share_of(im->ram.npages, LEAF_PAGES, index);
+	uint32_t i = (uint32_t)(index % NODE_LEAVES);
+	struct page_leaf *leaf;
+	struct node *node;
+	uint64_t len;
+	int st = image_need_leaf(im, index, &leaf);
+
+	if (leaf == NULL) {
+		if (st >= 0)
+			count[st] += n;
+		return st < 0 ? st : 0;
+	}
+	node = im->node[index / NODE_LEAVES];
+	if (image_leaf_at(node, i) != *at)
+		*faults += fault(im, footer_section(&im->foot, SEC_PAGES)->off,
+		    "page leaves do not follow one another");
+	len = image_part_len(node->len[i]);
+	*at += len;
+	leaf_count(leaf, 0, n, count);
+	/* It is not kept: memory stays small. */
+	leaf_free(leaf);
+	node->leaf[i] = NULL;
+	im->held -= len;
 	return 0;
 }
 
@@ -167,65 +220,36 @@ static int
 check_pages(struct image *im, unsigned *faults)
 {
 	const struct section *leaves = footer_section(&im->foot, SEC_PAGES);
-	const struct section *nodes = footer_section(&im->foot, SEC_NODES);
-	uint64_t count[4] = { 0, 0, 0, 0 }, i, leaves_len = 0, nodes_len = 0;
-	struct page_leaf *leaf;
-	uint16_t granules;
-	uint32_t n, k;
+	uint64_t count[4] = { 0, 0, 0, 0 }, i, at = leaves->off, nodes_len;
+	uint32_t k;
 	int err;
 
-	for (k = 0; k < im->nnodes; k++) {
-		if (image_part_len(im->node_len[k]) > 0 && im->node_at[k] != nodes->off + nodes_len)
-			*faults += image_bad(im, nodes->off,
-			    "nodes do not follow one another") != 0;
-		nodes_len += image_part_len(im->node_len[k]);
-	}
+	check_nodes(im, faults, &nodes_len);
 	for (i = 0; i < im->nleaves; i++) {
 		k = (uint32_t)(i / NODE_LEAVES);
-		if (im->node_len[k] <= 1) {	/* there may be thousands of these */
-			count[im->node_len[k] == 1 ? PAGE_ZERO : PAGE_ABSENT] +=
+		if (im->node_len[k] <= ALL_ZERO) {	/* there may be thousands of these */
+			count[im->node_len[k] == ALL_ZERO ? PAGE_ZERO : PAGE_ABSENT] +=
 			    share_of(im->ram.npages, (uint64_t)NODE_LEAVES * LEAF_PAGES, k);
 			i += NODE_LEAVES - 1;
 			continue;
 		}
-		n = share_of(im->ram.npages, LEAF_PAGES, i);
-		leaf = NULL;
-		err = image_need_leaf(im, i, &granules, &leaf);
-		if (err == SNAP_ESYS)
+		if ((err = check_leaf(im, i, count, faults, &at)) == SNAP_ESYS)
 			return err;
-		if (err != 0) {
-			++*faults;
-			if (im->node[i / NODE_LEAVES] == NULL)	/* a node: skip all of it */
-				i = (i / NODE_LEAVES + 1) * NODE_LEAVES - 1;
+		if (err == 0)
 			continue;
-		}
-		if (granules > 1 && image_leaf_at(im->node[i / NODE_LEAVES],
-		    (uint32_t)(i % NODE_LEAVES)) != leaves->off + leaves_len)
-			*faults += image_bad(im, leaves->off,
-			    "page leaves do not follow one another") != 0;
-		leaves_len += image_part_len(granules);
-		if (granules > 1)
-			leaf_count(leaf, 0, n, count);
-		else
-			count[granules == 1 ? PAGE_ZERO : PAGE_ABSENT] += n;
-		if (granules > 1) {	/* do not keep it: memory stays small */
-			leaf_free(leaf);
-			im->node[i / NODE_LEAVES]->leaf[i % NODE_LEAVES] = NULL;
-			im->held -= image_part_len(granules);
-		}
+		++*faults;
+		if (im->node[k] == NULL)	/* a node: skip all of it */
+			i = (k + UINT64_C(1)) * NODE_LEAVES - 1;
 	}
-	if (*faults == 0 && (count[PAGE_STORED] != im->foot.stored ||
-	    count[PAGE_ZERO] != im->foot.zero ||
-	    count[PAGE_ANCESTOR] != im->foot.ancestor)) {
-		image_bad(im, im->foot.file_len - FOOTER_SIZE,
+	if (*faults > 0)
+		return 0;	/* what follows from them is no news */
+	if (count[PAGE_STORED] != im->foot.stored || count[PAGE_ZERO] != im->foot.zero ||
+	    count[PAGE_ANCESTOR] != im->foot.ancestor)
+		*faults += fault(im, im->foot.file_len - FOOTER_SIZE,
 		    "footer and page table do not agree on the number of pages");
-		++*faults;
-	}
-	if (*faults == 0 && (leaves_len != leaves->len || nodes_len != nodes->len)) {
-		image_bad(im, leaves->off,
-		    "page table is longer than its leaves");
-		++*faults;
-	}
+	else if (at != leaves->off + leaves->len ||
+	    nodes_len != footer_section(&im->foot, SEC_NODES)->len)
+		*faults += fault(im, leaves->off, "page table is longer than its leaves");
 	return 0;
 }
 

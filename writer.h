@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * writer.h -- an image being written, shared by image.c (pipeline, slots, commit), units.c
- * (coded units) and index.c (what follows the data), and by nobody else.
+ * writer.h -- an image being written, shared by image.c (from the temporary file to the name),
+ * pipeline.c (pages on their way, slots), units.c (coded units) and index.c (what follows the
+ * data), and by nobody else.
  */
 #ifndef WRITER_H
 #define WRITER_H
@@ -29,14 +30,14 @@ enum batch_kind {
 	BATCH_COLLECT		/* coded units that close ranks: read, without dead pages */
 };
 
-/* Some pages on their way; see image.c. */
+/* Some pages on their way; see pipeline.c. */
 struct batch {
 	struct aio_req req;
 	enum batch_kind kind;
 	uint32_t page_size;
 	uint8_t *buf;
 	unsigned npage, nitem;
-	uint64_t *item;		/* fill: page number * 2 + 1 if zero; move: slot to; collect:
+	uint64_t *item;		/* fill: see item_of(); move: slot to; collect:
 				 * page number of each slot */
 	uint32_t *crc;		/* fill: computed; move, collect: expected */
 	struct aio_run *run;
@@ -81,7 +82,7 @@ struct image_writer {
 
 	struct aio *ring;
 	struct batch batch[BATCHES], *open, *idle[BATCHES];
-	unsigned nbatch, nidle, per_batch;	/* pages a cluster */
+	unsigned nbatch, nidle, per_batch;	/* pages in one, at most */
 	uint64_t sent, placed;	/* batches so far */
 	struct freed freed[BATCHES];
 
@@ -114,6 +115,15 @@ int writer_fail_sys(struct image_writer *w, int err, const char *what);
 int writer_fail_write(struct image_writer *w, int err, uint64_t off);
 /* The file is about to reach end: does --image-size allow it? */
 int writer_check_size(struct image_writer *w, uint64_t end);
+
+/* ---- pipeline.c ---- */
+
+/* What pages need on their way; header and options are known. */
+int pipeline_init(struct image_writer *w);
+/* No page comes any more: have all of them where they stay. */
+int pipeline_finish(struct image_writer *w);
+/* Ending threads takes time that there is not at the end of a save: so, after that. */
+void pipeline_free(struct image_writer *w);
 void writer_get_slot(const struct image_writer *w, uint64_t slot, uint64_t *page,
     uint32_t *crc);
 void writer_put_slot(struct image_writer *w, uint64_t slot, uint64_t page, uint32_t crc);
