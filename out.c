@@ -136,7 +136,7 @@ out_refer(struct stream_out *o, const void *buf, size_t len)
 int
 out_command(struct stream_out *o, unsigned cmd, const void *buf, size_t len)
 {
-	uint8_t head[5];
+	uint8_t head[COMMAND_SIZE];
 
 	head[0] = VM_COMMAND;
 	put_be16(head + 1, cmd);
@@ -149,7 +149,7 @@ out_command(struct stream_out *o, unsigned cmd, const void *buf, size_t len)
 int
 out_begin(struct stream_out *o, unsigned type)
 {
-	uint8_t head[5];
+	uint8_t head[SECTION_HEAD];
 
 	head[0] = (uint8_t)type;
 	put_be32(head + 1, o->ram->sid);
@@ -161,7 +161,7 @@ out_begin(struct stream_out *o, unsigned type)
 int
 out_end(struct stream_out *o)
 {
-	uint8_t end[13];
+	uint8_t end[8 + SECTION_FOOT];
 
 	if (!o->in_section)
 		return 0;

@@ -17,6 +17,11 @@
  *	                    ELEMENT --first FULL after RAM--> TAIL --> DONE
  *
  * What is kept verbatim goes through s->keep as it is consumed.
+ *
+ * Whatever cannot be stored goes to refuse().  Where the length of it is known, the caller goes on
+ * behind it, so that the rest can be drained; where it is not, framing is lost, and the caller
+ * returns what refuse() does.  Functions here return that, or -1 for what need() and take() have
+ * reported, and stream_next() tells from s->f.refused which it is.
  */
 #include "stream.h"
 
@@ -83,11 +88,11 @@ struct stream_in {
 	struct tail tail;
 };
 
-static int complain(struct stream_in *s, const char *fmt, ...) PRINTF_LIKE(2, 3);
+static int refuse(struct stream_in *s, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
-/* Report what is wrong at the place where the stream is being read. */
+/* Report what is wrong at the place where the stream is being read: it is refused from now on. */
 static int
-complain(struct stream_in *s, const char *fmt, ...)
+refuse(struct stream_in *s, const char *fmt, ...)
 {
 	char msg[400];
 	va_list ap;
@@ -174,7 +179,7 @@ need(struct stream_in *s, size_t n)
 			s->pos = s->len;
 			s->f.cut = 1;
 			s->quiet |= s->end_told;
-			return complain(s, s->base + s->len == 0 ?
+			return refuse(s, s->base + s->len == 0 ?
 			    "nothing came: no migration stream" :
 			    "stream ends before its RAM does: cut, failed or cancelled");
 		}
@@ -211,7 +216,7 @@ keep(struct stream_in *s, const uint8_t *p, size_t n)
 	if (k == NULL)
 		return 0;
 	if (n > KEPT_MAX - s->f.preamble.len - s->f.prologue.len - s->f.iterables.len)
-		return complain(s, "more than %d bytes besides RAM pages and devices",
+		return refuse(s, "more than %d bytes besides RAM pages and devices",
 		    (int)KEPT_MAX);
 	if (n > k->cap - k->len) {
 		cap = k->len + n + k->len / 4 + 256;
@@ -296,11 +301,11 @@ take_name(struct stream_in *s, char name[ID_MAX + 1])
 	if (take_u8(s, &n) != 0)
 		return -1;
 	if (n == 0)
-		return complain(s, "empty name");
+		return refuse(s, "empty name");
 	if ((p = take(s, n)) == NULL)
 		return -1;
 	if (memchr(p, 0, n) != NULL)
-		return complain(s, "name with a NUL byte in it");
+		return refuse(s, "name with a NUL byte in it");
 	memcpy(name, p, n);
 	name[n] = '\0';
 	return 0;
@@ -324,10 +329,10 @@ read_capabilities(struct stream_in *s)
 		else if (strcmp(name, "mapped-ram") == 0 && s->may_be_mapped)
 			s->is_mapped = 1;
 		else if (strcmp(name, "mapped-ram") == 0)
-			return complain(s, "capability mapped-ram is on: "
+			return refuse(s, "capability mapped-ram is on: "
 			    "switch it off, its pages do not go through a pipe");
 		else
-			complain(s, "capability %s is on, which is not known here", name);
+			refuse(s, "capability %s is on, which is not known here", name);
 	}
 	return 0;
 }
@@ -353,13 +358,13 @@ read_config_subsection(struct stream_in *s)
 	if (take(s, 1) == NULL || take_name(s, name) != 0 || take_u32(s, &version) != 0)
 		return -1;
 	if (version != 1)
-		return complain(s, "section %s: unknown version %u", name,
+		return refuse(s, "section %s: unknown version %u", name,
 		    (unsigned)version);
 	if (strcmp(name, "configuration/target-page-bits") == 0) {
 		if (take_u32(s, &bits) != 0)
 			return -1;
 		if (bits < 10 || bits > 16)
-			return complain(s, "target pages of 2^%u bytes", (unsigned)bits);
+			return refuse(s, "target pages of 2^%u bytes", (unsigned)bits);
 		s->f.ram.page_size = (uint32_t)1 << bits;
 		s->page_size_told = 1;
 		return 0;
@@ -368,7 +373,7 @@ read_config_subsection(struct stream_in *s)
 		return read_capabilities(s) != 0 ? -1 : s->is_mapped ? keep_unmapped(s, at) : 0;
 	if (strcmp(name, "configuration/uuid") == 0)
 		return skip(s, 16);
-	return complain(s, "section %s: not known", name);
+	return refuse(s, "section %s: not known", name);
 }
 
 static int
@@ -381,19 +386,19 @@ read_head(struct stream_in *s)
 	if ((p = take(s, 8)) == NULL)
 		return -1;
 	if (memcmp(p, "QEVM", 4) != 0)
-		return complain(s, "not a migration stream");
+		return refuse(s, "not a migration stream");
 	if (get_be32(p + 4) != 3)
-		return complain(s, "stream of version %u, not 3",
+		return refuse(s, "stream of version %u, not 3",
 		    (unsigned)get_be32(p + 4));
 	if (need(s, 1) != 0)
 		return -1;
 	if (s->buf[s->pos] != VM_CONFIGURATION)
-		return complain(s, "no configuration section: "
+		return refuse(s, "no configuration section: "
 		    "send-configuration=off cannot be stored");
 	if (take(s, 1) == NULL || take_u32(s, &n) != 0)
 		return -1;
 	if (n > 255)
-		return complain(s, "machine name of %u bytes", (unsigned)n);
+		return refuse(s, "machine name of %u bytes", (unsigned)n);
 	if (skip(s, n) != 0)
 		return -1;
 	for (;;) {
@@ -406,7 +411,7 @@ read_head(struct stream_in *s)
 	}
 	if (s->user_page_size != 0 && s->page_size_told &&
 	    s->user_page_size != s->f.ram.page_size)
-		return complain(s, "--page-size is %u, but the stream says %u",
+		return refuse(s, "--page-size is %u, but the stream says %u",
 		    (unsigned)s->user_page_size, (unsigned)s->f.ram.page_size);
 	if (!s->page_size_told)
 		s->f.ram.page_size = s->user_page_size != 0 ? s->user_page_size : 4096;
@@ -428,16 +433,16 @@ read_footer(struct stream_in *s, uint32_t sid)
 	case VM_SECTION_PART:
 	case VM_SECTION_FULL:
 	case VM_COMMAND:
-		return complain(s, "no section footer: "
+		return refuse(s, "no section footer: "
 		    "send-section-footer=off cannot be stored");
 	default:
-		return complain(s, "section footer expected, found byte 0x%02x",
+		return refuse(s, "section footer expected, found byte 0x%02x",
 		    s->buf[s->pos]);
 	}
 	if (take(s, 1) == NULL || take_u32(s, &got) != 0)
 		return -1;
 	if (got != sid)
-		return complain(s, "footer of section %u in section %u",
+		return refuse(s, "footer of section %u in section %u",
 		    (unsigned)got, (unsigned)sid);
 	return 0;
 }
@@ -469,16 +474,16 @@ read_mapped(struct stream_in *s, const struct ram_block *b)
 	m->bitmap = get_be64(p + 12);
 	m->pages = get_be64(p + 20);
 	if (get_be32(p) != 1)
-		return complain(s, "mapped-ram of version %u, not 1", (unsigned)get_be32(p));
+		return refuse(s, "mapped-ram of version %u, not 1", (unsigned)get_be32(p));
 	if (get_be64(p + 4) != s->f.ram.page_size)
-		return complain(s, "mapped-ram: pages have %llu bytes, not %u; see --page-size",
+		return refuse(s, "mapped-ram: pages have %llu bytes, not %u; see --page-size",
 		    (unsigned long long)get_be64(p + 4), (unsigned)s->f.ram.page_size);
 	if (m->bitmap < s->base + s->pos || m->pages < m->bitmap ||
 	    m->pages - m->bitmap < bytes || m->pages > INT64_MAX - b->len)
-		return complain(s, "RAM block %s: lies at no possible place", b->id);
+		return refuse(s, "RAM block %s: lies at no possible place", b->id);
 	end = m->pages + b->len;
 	if (lseek(s->fd, (off_t)end, SEEK_SET) < 0)	/* no file here can be so long */
-		return complain(s, "RAM block %s: lies at no possible place", b->id);
+		return refuse(s, "RAM block %s: lies at no possible place", b->id);
 	s->base = end;
 	s->pos = s->len = 0;
 	return 0;
@@ -507,14 +512,14 @@ read_block(struct stream_in *s, uint64_t *left)
 	if (ram->has_addr && take_u64(s, &b->addr) != 0)
 		return -1;
 	if (ram->has_addr && b->addr == UINT64_MAX)
-		return complain(s, "RAM block %s: at no possible address", b->id);
+		return refuse(s, "RAM block %s: at no possible address", b->id);
 	if (ram_map_named(ram, b->id) != NULL)
-		return complain(s, "RAM block %s is there twice", b->id);
+		return refuse(s, "RAM block %s is there twice", b->id);
 	if (b->len == 0 || b->len > *left)
-		return complain(s, "RAM blocks do not add up to the total");
+		return refuse(s, "RAM blocks do not add up to the total");
 	s->ram_map_bytes += strlen(b->id) + 17;
 	if (s->ram_map_bytes > RAM_MAP_MAX - 16)
-		return complain(s, "more RAM blocks than an image can describe");
+		return refuse(s, "more RAM blocks than an image can describe");
 	if (s->is_mapped && read_mapped(s, b) != 0)
 		return -1;
 	ram->nblk++;
@@ -531,10 +536,10 @@ number_pages(struct stream_in *s)
 
 	for (b = ram->blk; b < ram->blk + ram->nblk; b++) {
 		if (b->len % ram->page_size != 0)
-			return complain(s, "RAM block %s: its length is not whole pages of %u "
+			return refuse(s, "RAM block %s: its length is not whole pages of %u "
 			    "bytes; see --page-size", b->id, (unsigned)ram->page_size);
 		if (b->len / ram->page_size > PAGES_MAX - ram->npages)
-			return complain(s, "more RAM than an image can hold");
+			return refuse(s, "more RAM than an image can hold");
 		b->first = ram->npages;
 		ram->npages += b->len / ram->page_size;
 	}
@@ -551,16 +556,16 @@ read_blocks(struct stream_in *s)
 	if (take_u64(s, &word) != 0)
 		return -1;
 	if ((word & mask) != RAM_MEM_SIZE)
-		return complain(s, "section ram: no list of blocks");
+		return refuse(s, "section ram: no list of blocks");
 	for (left = word & ~mask; left > 0;)
 		if (read_block(s, &left) != 0)
 			return -1;
 	if (s->f.ram.nblk == 0)
-		return complain(s, "section ram: no blocks");
+		return refuse(s, "section ram: no blocks");
 	if (take_u64(s, &word) != 0)
 		return -1;
 	if (word != RAM_EOS)
-		return complain(s, "section ram: list of blocks does not end");
+		return refuse(s, "section ram: list of blocks does not end");
 	return 0;
 }
 
@@ -579,7 +584,7 @@ are_pages_of(struct stream_in *s, uint32_t size)
 	const uint8_t *p;
 	uint64_t word, off, next = 0;
 	int shows = 0, steps = 0;
-	size_t at = 5;
+	size_t at = SECTION_HEAD;
 
 	if (!have(s, at) || s->buf[s->pos] != VM_SECTION_PART ||
 	    get_be32(s->buf + s->pos + 1) != s->f.ram.sid)
@@ -587,8 +592,8 @@ are_pages_of(struct stream_in *s, uint32_t size)
 	for (n = 0; n < GUESS_RECORDS && at < PAGE_SIZE_MAX && have(s, at + 9); n++) {
 		p = s->buf + s->pos + at;
 		if ((word = get_be64(p)) == RAM_EOS) {	/* footer, and another section */
-			at += 18;
-			if (!have(s, at) || s->buf[s->pos + at - 5] != VM_SECTION_PART)
+			at += 8 + SECTION_FOOT + SECTION_HEAD;
+			if (!have(s, at) || s->buf[s->pos + at - SECTION_HEAD] != VM_SECTION_PART)
 				return 0;
 			continue;
 		}
@@ -635,14 +640,25 @@ guess_page_size(struct stream_in *s)
 			break;
 		}
 	if (s->f.ram.page_size < PAGE_SIZE_MIN)	/* AVR; it can be read, and drained */
-		complain(s, "target pages of %u bytes, less than %d: cannot be stored",
+		refuse(s, "target pages of %u bytes, less than %d: cannot be stored",
 		    (unsigned)s->f.ram.page_size, (int)PAGE_SIZE_MIN);
 	return s->failed;
 }
 
 /* ---- iterable handlers other than RAM ---- */
 
-/* migration/block-dirty-bitmap.c */
+/* DIRTY_BITMAP_MIG_* in migration/block-dirty-bitmap.c. */
+enum {
+	BITMAP_EOS = 0x01,
+	BITMAP_ZEROES = 0x02,
+	BITMAP_NAME = 0x04,
+	BITMAP_NODE = 0x08,
+	BITMAP_START = 0x10,
+	BITMAP_COMPLETE = 0x20,
+	BITMAP_BITS = 0x40,
+	BITMAP_MORE_FLAGS = 0x80
+};
+
 static int
 read_bitmap(struct stream_in *s)
 {
@@ -653,24 +669,24 @@ read_bitmap(struct stream_in *s)
 	for (;;) {
 		if (take_u8(s, &flags) != 0)
 			return -1;
-		if (flags & 0x80)
-			return complain(s, "section dirty-bitmap: unknown flags");
-		if ((flags & 0x08 && take_name(s, name) != 0) ||
-		    (flags & 0x04 && take_name(s, name) != 0))
+		if (flags & BITMAP_MORE_FLAGS)
+			return refuse(s, "section dirty-bitmap: unknown flags");
+		if ((flags & BITMAP_NODE && take_name(s, name) != 0) ||
+		    (flags & BITMAP_NAME && take_name(s, name) != 0))
 			return -1;
-		if (flags & 0x01)
+		if (flags & BITMAP_EOS)
 			return 0;
 		s->has_content[H_BITMAP] = 1;
-		if (flags & 0x10) {
+		if (flags & BITMAP_START) {
 			if (skip(s, 5) != 0)	/* granularity, flags */
 				return -1;
-		} else if (flags & 0x40) {
+		} else if (flags & BITMAP_BITS) {
 			if (skip(s, 12) != 0)	/* first sector, their number */
 				return -1;
-			if (!(flags & 0x02) && (take_u64(s, &n) != 0 || skip(s, n) != 0))
+			if (!(flags & BITMAP_ZEROES) && (take_u64(s, &n) != 0 || skip(s, n) != 0))
 				return -1;
-		} else if (!(flags & 0x20))
-			return complain(s, "section dirty-bitmap: unknown chunk");
+		} else if (!(flags & BITMAP_COMPLETE))
+			return refuse(s, "section dirty-bitmap: unknown chunk");
 	}
 }
 
@@ -698,7 +714,14 @@ read_htab(struct stream_in *s)
 	}
 }
 
-/* hw/s390x/s390-stattrib.c */
+/* STATTR_FLAG_* in hw/s390x/s390-stattrib.c. */
+enum {
+	ATTRIBUTES_EOS = 0x01,
+	ATTRIBUTES_MORE = 0x02,
+	ATTRIBUTES_DONE = 0x08,
+	ATTRIBUTES_FLAGS = 0xfff
+};
+
 static int
 read_attributes(struct stream_in *s)
 {
@@ -707,18 +730,18 @@ read_attributes(struct stream_in *s)
 	for (;;) {
 		if (take_u64(s, &word) != 0)
 			return -1;
-		switch (word & 0xfff) {
-		case 0x01:
+		switch (word & ATTRIBUTES_FLAGS) {
+		case ATTRIBUTES_EOS:
 			return 0;
-		case 0x02:
+		case ATTRIBUTES_MORE:
 			s->has_content[H_ATTRIBUTES] = 1;
 			if (take_u64(s, &n) != 0 || skip(s, n) != 0)
 				return -1;
 			break;
-		case 0x08:
+		case ATTRIBUTES_DONE:
 			break;
 		default:
-			return complain(s, "section s390-storage_attributes: unknown record");
+			return refuse(s, "section s390-storage_attributes: unknown record");
 		}
 	}
 }
@@ -762,7 +785,7 @@ refuse_section(struct stream_in *s, const char *name)
 	static const char vfio[] = "/vfio";
 	size_t n = strlen(name);
 
-	return complain(s, "section %s: cannot be stored%s", name,
+	return refuse(s, "section %s: cannot be stored%s", name,
 	    strcmp(name, "block") == 0 ? ": switch the capability block off" :
 	    n >= sizeof vfio && strcmp(name + n - (sizeof vfio - 1), vfio) == 0 ?
 	    ": take this device from the guest" : ", its length is not known");
@@ -785,16 +808,16 @@ read_start(struct stream_in *s)
 	if (i == NHANDLERS)
 		return refuse_section(s, h.name);
 	if (s->nsection == SECTIONS)
-		return complain(s, "more iterable sections than known here");
+		return refuse(s, "more iterable sections than known here");
 	s->section[s->nsection].sid = h.sid;
 	s->section[s->nsection++].h = (enum handler)i;
 	if (i != H_RAM)
 		return read_other(s, (enum handler)i) == 0 ? read_footer(s, h.sid) : -1;
 	if (h.version != RAM_VERSION)
-		return complain(s, "section ram: version %u, not %d",
+		return refuse(s, "section ram: version %u, not %d",
 		    (unsigned)h.version, (int)RAM_VERSION);
 	if (s->f.ram.npages > 0 || s->f.ram.blk != NULL)
-		return complain(s, "section ram: begins twice");
+		return refuse(s, "section ram: begins twice");
 	s->f.ram.sid = h.sid;
 	if (read_blocks(s) != 0 || read_footer(s, h.sid) != 0)
 		return -1;
@@ -811,7 +834,7 @@ read_part(struct stream_in *s)
 	unsigned i;
 
 	s->keep = NULL;
-	if (need(s, 5) != 0)
+	if (need(s, SECTION_HEAD) != 0)
 		return -1;
 	s->type = s->buf[s->pos];
 	sid = get_be32(s->buf + s->pos + 1);
@@ -819,10 +842,10 @@ read_part(struct stream_in *s)
 		if (s->section[i].sid == sid)
 			break;
 	if (i == s->nsection)
-		return complain(s, "section %u goes on, but never began", (unsigned)sid);
+		return refuse(s, "section %u goes on, but never began", (unsigned)sid);
 	if (s->section[i].h != H_RAM)
 		s->keep = &s->f.iterables;
-	if (take(s, 5) == NULL)
+	if (take(s, SECTION_HEAD) == NULL)
 		return -1;
 	if (s->section[i].h != H_RAM)
 		return read_other(s, s->section[i].h) == 0 ? read_footer(s, sid) : -1;
@@ -850,16 +873,16 @@ read_early(struct stream_in *s)
 	n = strlen(h.name);
 	if (n < sizeof suffix - 1 || h.version != 1 ||
 	    strcmp(h.name + n - (sizeof suffix - 1), suffix) != 0)
-		return complain(s, "section %s: a device before the RAM, not known here",
+		return refuse(s, "section %s: a device before the RAM, not known here",
 		    h.name);
 	s->sparse = 1;
 	if ((p = take(s, 36)) == NULL)
 		return -1;
 	if (get_be64(p + 16) == 0)
-		return complain(s, "section %s: damaged", h.name);
+		return refuse(s, "section %s: damaged", h.name);
 	blocks = get_be64(p + 8) / get_be64(p + 16);
 	if (blocks / 8 > KEPT_MAX)
-		return complain(s, "section %s: damaged", h.name);
+		return refuse(s, "section %s: damaged", h.name);
 	if (skip(s, (blocks + 63) / 64 * 8) != 0)
 		return -1;
 	return read_footer(s, h.sid);
@@ -872,7 +895,7 @@ read_command(struct stream_in *s)
 	unsigned cmd, len;
 
 	s->keep = NULL;
-	if ((p = take(s, 5)) == NULL)
+	if ((p = take(s, COMMAND_SIZE)) == NULL)
 		return -1;
 	cmd = get_be16(p + 1);
 	len = get_be16(p + 3);
@@ -888,11 +911,11 @@ read_command(struct stream_in *s)
 	case CMD_POSTCOPY_ADVISE:
 		if (len == 0)		/* dirty bitmaps only */
 			return 0;
-		return complain(s, "the source has postcopy-ram on: switch it off to save");
+		return refuse(s, "the source has postcopy-ram on: switch it off to save");
 	case CMD_PACKAGED:
-		return complain(s, "the source went into postcopy, which cannot be stored");
+		return refuse(s, "the source went into postcopy, which cannot be stored");
 	default:
-		complain(s, "unknown command %u", cmd);
+		refuse(s, "unknown command %u", cmd);
 		return 0;	/* its length is known: go on, and drain */
 	}
 }
@@ -909,10 +932,10 @@ begin_tail(struct stream_in *s)
 
 	for (i = 0; i < s->nsection && !s->f.ended; i++)
 		if (s->has_content[s->section[i].h])
-			complain(s, "section %s: not complete in a background snapshot: "
+			refuse(s, "section %s: not complete in a background snapshot: "
 			    "use an ordinary migration", handler_name[s->section[i].h]);
 	if (s->f.ignores_shared && !s->f.ended)
-		complain(s, "background snapshot with x-ignore-shared: "
+		refuse(s, "background snapshot with x-ignore-shared: "
 		    "switch it off, shared memory is missing");
 	s->keep = NULL;
 	s->state = TAIL;
@@ -928,7 +951,7 @@ read_element(struct stream_in *s)
 	switch (s->buf[s->pos]) {
 	case VM_SECTION_START:
 		if (s->have_part)
-			return complain(s, "a section begins after the first pages");
+			return refuse(s, "a section begins after the first pages");
 		return read_start(s);
 	case VM_SECTION_PART:
 	case VM_SECTION_END:
@@ -938,9 +961,9 @@ read_element(struct stream_in *s)
 	case VM_COMMAND:
 		return read_command(s);
 	case VM_EOF:
-		return complain(s, "stream ends without devices");
+		return refuse(s, "stream ends without devices");
 	default:
-		return complain(s, "unknown element 0x%02x", s->buf[s->pos]);
+		return refuse(s, "unknown element 0x%02x", s->buf[s->pos]);
 	}
 }
 
@@ -950,7 +973,7 @@ read_element(struct stream_in *s)
 static int
 lost(struct stream_in *s, unsigned flags)
 {
-	return complain(s, "section ram: record with unknown flags 0x%x%s", flags,
+	return refuse(s, "section ram: record with unknown flags 0x%x%s", flags,
 	    s->page_size_told || s->user_page_size != 0 ? "" : "; see --page-size");
 }
 
@@ -962,15 +985,15 @@ refuse_record(struct stream_in *s, unsigned flags)
 	uint32_t n;
 
 	if (flags & RAM_XBZRLE) {
-		complain(s, "section ram: XBZRLE page: switch the capability xbzrle off");
+		refuse(s, "section ram: XBZRLE page: switch the capability xbzrle off");
 		return (p = take(s, 3)) == NULL ? -1 : skip(s, get_be16(p + 1));
 	}
 	if (flags & RAM_COMPRESS_PAGE) {
-		complain(s, "section ram: COMPRESS_PAGE: switch the capability compress off");
+		refuse(s, "section ram: COMPRESS_PAGE: switch the capability compress off");
 		if (take_u32(s, &n) != 0)
 			return -1;
 		return n > 2 * s->f.ram.page_size ?
-		    complain(s, "section ram: damaged") : skip(s, n);
+		    refuse(s, "section ram: damaged") : skip(s, n);
 	}
 	return lost(s, flags);
 }
@@ -986,11 +1009,11 @@ read_record_block(struct stream_in *s, unsigned flags, uint64_t off)
 			return -1;
 		s->cur = ram_map_named(&s->f.ram, name);
 		if (s->cur == NULL)
-			complain(s, "section ram: page of unknown block %s", name);
+			refuse(s, "section ram: page of unknown block %s", name);
 	} else if (s->cur == NULL)
-		complain(s, "section ram: first page does not name its block");
+		refuse(s, "section ram: first page does not name its block");
 	if (s->cur != NULL && off >= s->cur->len)
-		complain(s, "section ram: page outside of block %s", s->cur->id);
+		refuse(s, "section ram: page outside of block %s", s->cur->id);
 	return 0;
 }
 
@@ -1012,13 +1035,13 @@ read_record(struct stream_in *s, struct stream_item *it)
 		return read_footer(s, s->f.ram.sid);
 	}
 	if (flags & RAM_HOOK)
-		return complain(s, "section ram: HOOK: RDMA cannot be stored");
+		return refuse(s, "section ram: HOOK: RDMA cannot be stored");
 	if (s->is_mapped && (flags & (RAM_PAGE | RAM_ZERO)))
-		return complain(s, "section ram: a page that is not in its place");
+		return refuse(s, "section ram: a page that is not in its place");
 	if (flags == RAM_MULTIFD_FLUSH && s->is_mapped)
 		return 0;
 	if (flags == RAM_MULTIFD_FLUSH) {
-		complain(s, "section ram: MULTIFD_FLUSH: switch the capability multifd off");
+		refuse(s, "section ram: MULTIFD_FLUSH: switch the capability multifd off");
 		return 0;
 	}
 	if (flags & ~(unsigned)(RAM_CONTINUE | RAM_ZERO | RAM_PAGE | RAM_XBZRLE |
@@ -1038,7 +1061,7 @@ read_record(struct stream_in *s, struct stream_item *it)
 		if (take_u8(s, &fill_byte) != 0)
 			return -1;
 		if (fill_byte != 0)
-			complain(s, "section ram: page filled with 0x%02x", fill_byte);
+			refuse(s, "section ram: page filled with 0x%02x", fill_byte);
 		break;
 	default:
 		return refuse_record(s, flags);
@@ -1061,7 +1084,7 @@ check_tail(struct stream_in *s)
 	if (tail_is_described(t)) {
 		s->f.split = t->split;
 		if (t->found && t->page_size != s->f.ram.page_size)
-			return complain(s, "target pages have %u bytes, not %u: "
+			return refuse(s, "target pages have %u bytes, not %u: "
 			    "use --page-size", (unsigned)t->page_size,
 			    (unsigned)s->f.ram.page_size);
 		return 0;
@@ -1070,7 +1093,7 @@ check_tail(struct stream_in *s)
 		s->f.split = t->len - 1;
 		return 0;
 	}
-	return complain(s, "stream ends inside the device state: cut, failed or cancelled");
+	return refuse(s, "stream ends inside the device state: cut, failed or cancelled");
 }
 
 /*
@@ -1145,7 +1168,6 @@ stream_next(struct stream_in *s, struct stream_item *it)
 		}
 		if (r == 1)
 			return 1;
-		/* Helpers say -1 for what need() and take() have reported. */
 		if (r < 0)
 			return s->f.refused != 0 ? s->f.refused : SNAP_ESYS;
 	}

@@ -23,6 +23,11 @@ enum {
 	VM_SECTION_FOOTER = 0x7e
 };
 
+enum {
+	SECTION_HEAD = 5,	/* bytes of PART and END: type and id; START and FULL have more */
+	SECTION_FOOT = 5	/* VM_SECTION_FOOTER and the id once more */
+};
+
 /* Commands, as in enum qemu_vm_cmd there: this byte, the command, the length of its payload. */
 enum {
 	COMMAND_SIZE = 5	/* without payload */
