@@ -105,30 +105,27 @@ find_one(struct drives *d, struct qmp *q, unsigned i, const char *names, const c
 {
 	struct disk *k = &d->disks.disk[d->disks.n];
 	struct drive *v = &d->drive[d->disks.n];
-	char path[64], qdev[DISK_NAME];
+	char path[QMP_PATH], qdev[DISK_NAME];
 	const char *why;
 	int err;
 
-#define AT(field)	(snprintf(path, sizeof path, "return.%u." field, i), path)
-	if (!qmp_has(q, AT("inserted.drv")) || qmp_is_true(q, AT("inserted.ro")))
+	if (!qmp_has(q, qmp_at(path, i, "inserted.drv")) ||
+	    qmp_is_true(q, qmp_at(path, i, "inserted.ro")))
 		return 0;
-	if (!qmp_string(q, AT("qdev"), qdev, sizeof qdev))
-		qdev[0] = '\0';
-	if (!qmp_string(q, AT("inserted.node-name"), v->node, sizeof v->node))
-		v->node[0] = '\0';
-	if (!qmp_string(q, AT("device"), k->name, sizeof k->name))
-		k->name[0] = '\0';
-	if (k->name[0] == '\0')
+	qmp_string(q, qmp_at(path, i, "qdev"), qdev, sizeof qdev);
+	qmp_string(q, qmp_at(path, i, "inserted.node-name"), v->node, sizeof v->node);
+	if (!qmp_string(q, qmp_at(path, i, "device"), k->name, sizeof k->name) ||
+	    k->name[0] == '\0')
 		name_disk(k, qdev, v->node);
 	if (names != NULL && !is_in(names, k->name) && !is_in(names, v->node))
 		return 0;
-	if (v->node[0] == '\0' || !qmp_string(q, AT("inserted.file"), k->file, sizeof k->file) ||
-	    !qmp_string(q, AT("inserted.drv"), k->format, sizeof k->format))
+	if (v->node[0] == '\0' ||
+	    !qmp_string(q, qmp_at(path, i, "inserted.file"), k->file, sizeof k->file) ||
+	    !qmp_string(q, qmp_at(path, i, "inserted.drv"), k->format, sizeof k->format))
 		return snap_warnx("%s: disk %s: QEMU tells too little of it, or too much", q->path,
 		    k->name);
-	why = qmp_is_true(q, AT("inserted.encrypted")) ? "is encrypted, and its new file would "
-	    "not be" : what_is_wrong(d, k);
-#undef AT
+	why = qmp_is_true(q, qmp_at(path, i, "inserted.encrypted")) ?
+	    "is encrypted, and its new file would not be" : what_is_wrong(d, k);
 	if (why != NULL)
 		return snap_warnx("%s: disk %s: %s: %s", q->path, k->name, k->file, why);
 	snprintf(v->next, sizeof v->next, "qemu-snap-%08lx-%lx-%u",
@@ -144,7 +141,7 @@ drives_find(struct drives *d, struct qmp *q, const char *names, const char *imag
 {
 	unsigned i, wished = names != NULL;
 	const char *s;
-	char path[64];
+	char path[QMP_PATH];
 	int err;
 
 	memset(d, 0, sizeof *d);
@@ -153,7 +150,7 @@ drives_find(struct drives *d, struct qmp *q, const char *names, const char *imag
 		return no_memory();
 	if ((err = qmp_demand(q, "query-block", NULL)) != 0)
 		return err;
-	for (i = 0; snprintf(path, sizeof path, "return.%u", i), qmp_has(q, path); i++) {
+	for (i = 0; qmp_has(q, qmp_at(path, i, "")); i++) {
 		if (d->disks.n == DISKS_MAX)
 			return snap_warnx("%s: more than %d disks", q->path, (int)DISKS_MAX);
 		if ((err = find_one(d, q, i, names, image)) < 0)
@@ -168,54 +165,29 @@ drives_find(struct drives *d, struct qmp *q, const char *names, const char *imag
 	return 0;
 }
 
-/* A command's arguments. */
-struct text {
-	char *p;
-	size_t n, size;
-	int bad;	/* out of memory */
-};
-
-static void
-add(struct text *t, const char *s)
+/* The arguments of the transaction, to be freed by the caller; NULL: out of memory. */
+static char *
+actions_of(const struct drives *d)
 {
-	size_t n = strlen(s), size = t->size + n + 256;
-	char *p = t->p;
+	static const char action[] = "%s{\"type\": \"blockdev-snapshot-sync\", \"data\": {"
+	    "\"node-name\": %s, \"snapshot-file\": %s, \"snapshot-node-name\": \"%s\", "
+	    "\"format\": \"qcow2\"}}";
+	char node[6 * sizeof d->drive->node + 3], next[6 * DISK_FILE + 3];
+	size_t each = sizeof action + sizeof node + sizeof next + sizeof d->drive->next;
+	char *text = malloc(d->disks.n * each + 32), *end;
+	unsigned i;
 
-	if (t->bad)
-		return;
-	if (t->n + n + 1 > t->size) {
-		if ((p = realloc(t->p, size)) == NULL) {
-			t->bad = 1;
-			return;
-		}
-		t->p = p;
-		t->size = size;
+	if (text == NULL)
+		return NULL;
+	end = text + sprintf(text, "{\"actions\": [");
+	for (i = 0; i < d->disks.n; i++) {
+		json_put(node, sizeof node, d->drive[i].node);
+		json_put(next, sizeof next, d->disks.disk[i].next);
+		end += snprintf(end, each, action, i > 0 ? ", " : "", node, next,
+		    d->drive[i].next);
 	}
-	memcpy(t->p + t->n, s, n + 1);
-	t->n += n;
-}
-
-/* A key and its value, a string. */
-static void
-put(struct text *t, const char *key, const char *value)
-{
-	char quoted[6 * DISK_FILE + 3];
-
-	add(t, "\"");
-	add(t, key);
-	add(t, "\": ");
-	json_put(quoted, sizeof quoted, value);
-	add(t, quoted);
-}
-
-/* Run a command with the arguments in t, which are used up. */
-static int
-run(struct qmp *q, const char *command, struct text *t)
-{
-	int err = t->bad ? no_memory() : qmp_demand(q, command, t->p);
-
-	free(t->p);
-	return err;
+	strcpy(end, "]}");
+	return text;
 }
 
 /* Does another QEMU use this file?  They lock their images. */
@@ -238,25 +210,16 @@ is_used(const char *path)
 int
 drives_take(struct drives *d, struct qmp *q)
 {
-	struct text t = { NULL, 0, 0, 0 };
+	char *actions;
 	unsigned i;
 	int err;
 
 	if (d->disks.n == 0)
 		return 0;
-	add(&t, "{\"actions\": [");
-	for (i = 0; i < d->disks.n; i++) {
-		add(&t, i > 0 ? ", " : "");
-		add(&t, "{\"type\": \"blockdev-snapshot-sync\", \"data\": {");
-		put(&t, "node-name", d->drive[i].node);
-		add(&t, ", ");
-		put(&t, "snapshot-file", d->disks.disk[i].next);
-		add(&t, ", ");
-		put(&t, "snapshot-node-name", d->drive[i].next);
-		add(&t, ", \"format\": \"qcow2\"}}");
-	}
-	add(&t, "]}");
-	err = run(q, "transaction", &t);
+	if ((actions = actions_of(d)) == NULL)
+		return no_memory();
+	err = qmp_demand(q, "transaction", actions);
+	free(actions);
 	for (i = 0; i < d->disks.n; i++) {
 		/* Without an answer they may be in use. */
 		d->drive[i].taken = err == 0 || q->fd < 0;
@@ -272,7 +235,7 @@ drives_take(struct drives *d, struct qmp *q)
 static int
 finish_job(struct qmp *q, const char *job)
 {
-	char path[64], name[64], state[32], words[512], arguments[96];
+	char path[QMP_PATH], name[64], state[32], words[512], arguments[96];
 	unsigned i;
 	int err, completing = 0;
 
@@ -280,16 +243,11 @@ finish_job(struct qmp *q, const char *job)
 	for (;;) {
 		if ((err = qmp_demand(q, "query-jobs", NULL)) != 0)
 			return err;
-		for (i = 0; ; i++) {
-			snprintf(path, sizeof path, "return.%u.id", i);
+		for (i = 0; !qmp_string(q, qmp_at(path, i, "id"), name, sizeof name) ||
+		    strcmp(name, job) != 0; i++)
 			if (!qmp_has(q, path))
 				return snap_warnx("%s: job %s is gone", q->path, job);
-			if (qmp_string(q, path, name, sizeof name) && strcmp(name, job) == 0)
-				break;
-		}
-		snprintf(path, sizeof path, "return.%u.status", i);
-		if (!qmp_string(q, path, state, sizeof state))
-			state[0] = '\0';
+		qmp_string(q, qmp_at(path, i, "status"), state, sizeof state);
 		if (strcmp(state, "concluded") == 0)
 			break;
 		if (strcmp(state, "ready") == 0 && !completing) {
@@ -299,11 +257,8 @@ finish_job(struct qmp *q, const char *job)
 		}
 		poll(NULL, 0, JOB_MS);
 	}
-	snprintf(path, sizeof path, "return.%u.error", i);
-	if (qmp_string(q, path, words, sizeof words)) {
-		snap_warnx("%s: QEMU says: %s", q->path, words);
-		err = SNAP_ESYS;
-	}
+	if (qmp_string(q, qmp_at(path, i, "error"), words, sizeof words))
+		err = snap_warnx("%s: QEMU says: %s", q->path, words);
 	qmp_run(q, -1, "job-dismiss", arguments);
 	return err;
 }
@@ -311,17 +266,13 @@ finish_job(struct qmp *q, const char *job)
 static int
 undo_one(struct drive *v, struct disk *k, struct qmp *q)
 {
-	struct text t = { NULL, 0, 0, 0 };
+	char base[6 * sizeof v->node + 3], arguments[sizeof base + 256];
 	int err;
 
-	add(&t, "{");
-	put(&t, "job-id", v->next);
-	add(&t, ", ");
-	put(&t, "device", v->next);
-	add(&t, ", ");
-	put(&t, "base-node", v->node);
-	add(&t, ", \"auto-dismiss\": false}");
-	if ((err = run(q, "block-commit", &t)) == 0 &&
+	json_put(base, sizeof base, v->node);
+	snprintf(arguments, sizeof arguments, "{\"job-id\": \"%s\", \"device\": \"%s\", "
+	    "\"base-node\": %s, \"auto-dismiss\": false}", v->next, v->next, base);
+	if ((err = qmp_demand(q, "block-commit", arguments)) == 0 &&
 	    (err = finish_job(q, v->next)) == 0) {
 		v->taken = 0;
 		if ((err = io_unlink(k->next)) == 0)

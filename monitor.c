@@ -22,10 +22,10 @@ print_bytes(const struct qmp *q, const char *what, const char *path)
 static int
 print_guest(struct qmp *q)
 {
-	char state[64];
-	int err = qmp_demand(q, "query-status", NULL);
+	char state[GUEST_STATE];
+	int runs, err = qmp_guest(q, state, &runs);
 
-	if (err == 0 && qmp_string(q, "return.status", state, sizeof state))
+	if (err == 0 && state[0] != '\0')
 		printf("%-14s %s%s\n", "guest", state, strcmp(state, "inmigrate") == 0 ?
 		    ": waits for one, or gets it" : "");
 	return err;
@@ -50,21 +50,18 @@ print_migration(struct qmp *q)
 static int
 print_settings(struct qmp *q)
 {
-	char path[64], name[64], on[2048] = "";
+	char path[QMP_PATH], name[64], on[2048] = "";
 	size_t n = 0;
 	unsigned i;
 	int err = qmp_demand(q, "query-migrate-capabilities", NULL);
 
 	if (err != 0)
 		return err;
-	for (i = 0; snprintf(path, sizeof path, "return.%u.capability", i),
-	    qmp_string(q, path, name, sizeof name); i++) {
-		snprintf(path, sizeof path, "return.%u.state", i);
-		if (qmp_is_true(q, path)) {
+	for (i = 0; qmp_string(q, qmp_at(path, i, "capability"), name, sizeof name); i++)
+		if (qmp_is_true(q, qmp_at(path, i, "state"))) {
 			snprintf(on + n, sizeof on - n, " %s", name);
 			n = strlen(on);
 		}
-	}
 	print_line("%-14s%s", "capabilities", n > 0 ? on : " none is on");
 	if ((err = qmp_demand(q, "query-migrate-parameters", NULL)) == 0)
 		print_bytes(q, "limit a second", "return.max-bandwidth");

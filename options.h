@@ -24,19 +24,9 @@ enum verb {
 	VERB_STATUS
 };
 
-enum { HOST_PAGES_MAX = 64 };
+struct leash;
 
-/*
- * Between a saver and who started it.  It tells LEASH_READY when the image can be created and
- * then waits for a byte to go on; without one it ends, and nothing has happened.  It tells
- * LEASH_PAGE at the first page: from then on the snapshot's moment is over; LEASH_CUT when the
- * stream ends too early, which is for the other one to report; and LEASH_DONE when all is read,
- * and waits again: without a byte, no image comes of it.
- */
-enum { LEASH_READY = 'r', LEASH_PAGE = 'p', LEASH_CUT = 'c', LEASH_DONE = 'd' };
-struct leash {
-	int tell, go;		/* descriptors */
-};
+enum { HOST_PAGES_MAX = 64 };
 
 /* What an image is made to, or of. */
 enum form { FORM_ANY, FORM_STREAM, FORM_MAPPED, FORM_RAW, FORM_LIME };
@@ -83,7 +73,7 @@ struct options {
 	const char *disk_names;	/* with commas between; NULL: all */
 	const uint8_t *disks;	/* a section for the image, see disks.h; or NULL */
 	size_t disks_len;
-	const struct leash *leash;	/* of a saver whose `take` stands by, or NULL */
+	const struct leash *leash;	/* see worker.h; or NULL */
 };
 
 /*

@@ -107,7 +107,17 @@ qmp_string(const struct qmp *q, const char *path, char *buf, size_t size)
 {
 	struct json j;
 
-	return find(q, path, &j, buf, size) == JSON_STRING && !j.copy_cut;
+	if (find(q, path, &j, buf, size) == JSON_STRING && !j.copy_cut)
+		return 1;
+	buf[0] = '\0';
+	return 0;
+}
+
+const char *
+qmp_at(char room[QMP_PATH], unsigned i, const char *field)
+{
+	snprintf(room, QMP_PATH, "return.%u%s%s", i, *field != '\0' ? "." : "", field);
+	return room;
 }
 
 int
@@ -427,7 +437,18 @@ qmp_close(struct qmp *q)
 	q->fd = -1;
 }
 
-/* ---- migration ---- */
+/* ---- guest and migration ---- */
+
+int
+qmp_guest(struct qmp *q, char state[GUEST_STATE], int *runs)
+{
+	int err = qmp_demand(q, "query-status", NULL);
+
+	*runs = err == 0 && qmp_is_true(q, "return.running");
+	if (err == 0)
+		qmp_string(q, "return.status", state, GUEST_STATE);
+	return err;
+}
 
 int
 qmp_migration(struct qmp *q, char state[MIGRATION_STATE])
@@ -437,6 +458,17 @@ qmp_migration(struct qmp *q, char state[MIGRATION_STATE])
 	if (err == 0 && !qmp_string(q, "return.status", state, MIGRATION_STATE))
 		strcpy(state, "none");
 	return err;
+}
+
+void
+qmp_say_reason(const struct qmp *q, const char *state)
+{
+	char words[WORDS];
+
+	if (qmp_string(q, "return.error-desc", words, sizeof words))
+		snap_warnx("%s: QEMU says: %s", q->path, words);
+	else
+		snap_warnx("%s: QEMU gives no reason; the migration is %s", q->path, state);
 }
 
 int
@@ -454,21 +486,17 @@ migration_is_over(const char *state)
 int
 qmp_capability(struct qmp *q, const char *name, int *known, int *on)
 {
-	char path[64], found[64];
+	char path[QMP_PATH], found[64];
 	unsigned i;
 	int err = qmp_demand(q, "query-migrate-capabilities", NULL);
 
 	*known = *on = 0;
-	for (i = 0; err == 0; i++) {
-		snprintf(path, sizeof path, "return.%u.capability", i);
-		if (!qmp_string(q, path, found, sizeof found))
-			break;
+	for (i = 0; err == 0 &&
+	    qmp_string(q, qmp_at(path, i, "capability"), found, sizeof found); i++)
 		if (strcmp(found, name) == 0) {
 			*known = 1;
-			snprintf(path, sizeof path, "return.%u.state", i);
-			*on = qmp_is_true(q, path);
+			*on = qmp_is_true(q, qmp_at(path, i, "state"));
 		}
-	}
 	return err;
 }
 

@@ -56,17 +56,27 @@ const char *qmp_error(const struct qmp *q, char *buf, size_t size);
 
 /*
  * Values of the last reply, at "return.3.capability" for example; numbers count the elements of
- * an array.  1, or 0: there is none, or none of that type, or it is longer than buf.
+ * an array.  1, or 0: there is none, or none of that type, or it is longer than buf, which is ""
+ * then.
  */
 int qmp_has(const struct qmp *q, const char *path);
 int qmp_string(const struct qmp *q, const char *path, char *buf, size_t size);
 int qmp_number(const struct qmp *q, const char *path, uint64_t *n);
 int qmp_is_true(const struct qmp *q, const char *path);
 
+/* The path to the element of a reply: "return.3", or what follows that behind a dot; in room. */
+enum { QMP_PATH = 64 };
+const char *qmp_at(char room[QMP_PATH], unsigned i, const char *field);
+
+/* What query-status says of the guest.  0, or SNAP_E*, reported; so for the others below. */
+enum { GUEST_STATE = 64 };
+int qmp_guest(struct qmp *q, char state[GUEST_STATE], int *runs);
 /* What query-migrate says of the last migration: its state, "none" without one.  Others of its
- * values can be read then.  0, or SNAP_E*, reported; so for the others below. */
+ * values can be read then. */
 enum { MIGRATION_STATE = 32 };
 int qmp_migration(struct qmp *q, char state[MIGRATION_STATE]);
+/* Say why it is in that state, as far as was told. */
+void qmp_say_reason(const struct qmp *q, const char *state);
 /* Is none under way, or waiting to be taken up? */
 int migration_is_over(const char *state);
 /* Does QEMU know a capability, and is it on?  hint: what is added to its refusal. */

@@ -9,7 +9,6 @@
 #include <sys/socket.h>
 
 #include <errno.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,7 +40,7 @@ struct revert {
 	int ran;			/* the guest did when it was stopped for its disks */
 	int cont;			/* it has been told to */
 	struct worker loader;
-	char migration[MIGRATION_STATE], guest[64];
+	char migration[MIGRATION_STATE], guest[GUEST_STATE];
 	char *blocks;			/* text of x-query-ramblock */
 	int64_t since, runs;		/* ns: when it began, and when the guest ran; 0: not yet */
 };
@@ -49,15 +48,18 @@ struct revert {
 static int
 look_at_guest(struct revert *r)
 {
-	int err = qmp_demand(&r->q, "query-status", NULL);
+	int runs, err = qmp_guest(&r->q, r->guest, &runs);
 
-	if (err != 0)
-		return err;
-	if (!qmp_string(&r->q, "return.status", r->guest, sizeof r->guest))
-		r->guest[0] = '\0';
-	if (r->runs == 0 && qmp_is_true(&r->q, "return.running"))
+	if (runs && r->runs == 0)
 		r->runs = now_ns();
-	return 0;
+	return err;
+}
+
+/* Does the guest wait for a postcopy to be taken up again? */
+static int
+is_paused(const struct revert *r)
+{
+	return strcmp(r->migration, "postcopy-paused") == 0;
 }
 
 static void
@@ -74,10 +76,10 @@ look(struct revert *r)
 
 	if ((err = look_at_guest(r)) != 0 || (err = qmp_migration(&r->q, r->migration)) != 0)
 		return err;
-	if (r->opt->resume && strcmp(r->migration, "postcopy-paused") != 0)
+	if (r->opt->resume && !is_paused(r))
 		return snap_warnx("%s: nothing is to be resumed here: the guest is %s, the "
 		    "migration %s", r->q.path, r->guest, r->migration);
-	if (!r->opt->resume && strcmp(r->migration, "postcopy-paused") == 0) {
+	if (!r->opt->resume && is_paused(r)) {
 		say_paused(r);
 		return SNAP_ESYS;
 	}
@@ -155,15 +157,13 @@ find_huge_pages(struct revert *r, const struct ram_map *ram)
 static int
 check_disks(struct revert *r, const struct disks *d)
 {
-	char path[64], file[DISK_FILE];
+	char path[QMP_PATH], file[DISK_FILE];
 	const struct disk *k;
 	unsigned i, n;
 	int err = d->n == 0 ? 0 : qmp_demand(&r->q, "query-block", NULL);
 
-	for (i = 0; err == 0 && d->n > 0 && (snprintf(path, sizeof path, "return.%u", i),
-	    qmp_has(&r->q, path)); i++) {
-		snprintf(path, sizeof path, "return.%u.inserted.file", i);
-		if (!qmp_string(&r->q, path, file, sizeof file))
+	for (i = 0; err == 0 && d->n > 0 && qmp_has(&r->q, qmp_at(path, i, "")); i++) {
+		if (!qmp_string(&r->q, qmp_at(path, i, "inserted.file"), file, sizeof file))
 			continue;
 		for (n = 0; n < d->n; n++) {
 			k = &d->disk[n];
@@ -205,35 +205,27 @@ look_at_image(struct revert *r)
 
 /* ---- the stream ---- */
 
-/* Start the loader.  1: this is the loader, which has ended with *status. */
+/* The loader's stream goes both ways. */
 static int
-start_loader(struct revert *r, int *stream, int *status)
+run_loader(const struct options *o)
 {
-	int p[2], ahead = AHEAD, e;
-	struct leash leash;
+	dup2(STDIN_FILENO, STDOUT_FILENO);
+	return run_load(o);
+}
+
+static int
+start_loader(struct revert *r)
+{
+	int p[2], ahead = AHEAD;
 
 	if (socketpair(AF_UNIX, SOCK_STREAM, 0, p) != 0)
 		return snap_warn(errno, "socketpair");
 	setsockopt(p[0], SOL_SOCKET, SO_SNDBUF, &ahead, sizeof ahead);	/* or as it is */
-	if ((e = worker_start(&r->loader, &leash)) == 1) {
-		dup2(p[0], STDIN_FILENO);
-		dup2(p[0], STDOUT_FILENO);
-		close(p[0]);
-		close(p[1]);
-		close(r->q.fd);
-		r->own.leash = &leash;
-		r->own.file = r->opt->file + 1;
-		r->own.nfile = 1;
-		*status = run_load(&r->own);
-		return 1;
-	}
-	close(p[0]);
-	*stream = p[1];
-	return e != 0 ? e : worker_await(&r->loader);
+	return worker_start(&r->loader, p, &r->own, run_loader);
 }
 
 static int
-begin(struct revert *r, int stream)
+begin(struct revert *r)
 {
 	const char *arguments = "{\"uri\": \"fd:" QMP_FD "\"}", *command = "migrate-incoming";
 	int e;
@@ -253,28 +245,18 @@ begin(struct revert *r, int stream)
 		r->changed = 1;
 	}
 	r->since = now_ns();
-	return qmp_hand(&r->q, stream, command, arguments, "");
+	return qmp_hand(&r->q, r->loader.stream, command, arguments, "");
 }
 
 /* Until the loader and the migration have ended; a QEMU that is gone has. */
 static int
 follow(struct revert *r)
 {
-	struct pollfd p[2];
-	int given_up = 0, err = 0;
+	int err = 0;
 
-	while (err == 0 && (!r->loader.ended || !(migration_is_over(r->migration) ||
-	    strcmp(r->migration, "postcopy-paused") == 0))) {
-		p[0].fd = r->q.fd;
-		p[1].fd = r->loader.ended ? -1 : r->loader.told;
-		p[0].events = p[1].events = POLLIN;
-		poll(p, 2, LOOK_MS);
-		if (!given_up && got_signal() != 0) {
-			given_up = 1;
-			worker_interrupt(&r->loader);
-		}
-		if (!r->loader.ended && (p[1].revents & (POLLIN | POLLHUP)))
-			worker_listen(&r->loader);
+	while (err == 0 && (!r->loader.ended ||
+	    (!migration_is_over(r->migration) && !is_paused(r)))) {
+		worker_wait(&r->loader, LOOK_MS);
 		/* In this order: what the guest is when the migration has ended, it stays. */
 		if ((err = qmp_look(&r->q)) == 0 && (err = qmp_migration(&r->q, r->migration)) == 0)
 			err = look_at_guest(r);
@@ -285,15 +267,13 @@ follow(struct revert *r)
 				err = look_at_guest(r);
 		}
 	}
-	while (!r->loader.ended)
-		worker_listen(&r->loader);
+	worker_join(&r->loader);
 	return err;
 }
 
 static int
 judge(struct revert *r, int err)
 {
-	char words[512];
 	int64_t now = now_ns();
 
 	if (r->loader.status != 0)
@@ -302,12 +282,9 @@ judge(struct revert *r, int err)
 		return err != 0 ? err : SNAP_ESYS;
 	if (strcmp(r->migration, "completed") != 0) {
 		if (r->loader.status == 0 && qmp_migration(&r->q, r->migration) == 0 &&
-		    qmp_string(&r->q, "return.error-desc", words, sizeof words))
-			snap_warnx("%s: QEMU says: %s", r->q.path, words);
-		else if (err == 0 && strcmp(r->migration, "postcopy-paused") != 0)
-			snap_warnx("%s: QEMU gives no reason; the migration is %s", r->q.path,
-			    r->migration);
-		if (strcmp(r->migration, "postcopy-paused") == 0)
+		    (!is_paused(r) || qmp_has(&r->q, "return.error-desc")))
+			qmp_say_reason(&r->q, r->migration);
+		if (is_paused(r))
 			say_paused(r);
 		return err != 0 ? err : SNAP_ESYS;
 	}
@@ -321,22 +298,15 @@ judge(struct revert *r, int err)
 	return err;
 }
 
-/* All of it.  1: this is the loader, with *status its own. */
+/* All of it.  1: this is the loader, which has ended. */
 static int
-revert(struct revert *r, int *status)
+revert(struct revert *r)
 {
-	int stream = -1, err;
+	int err;
 
 	if ((err = look(r)) != 0 || (err = look_at_image(r)) != 0 ||
-	    (err = start_loader(r, &stream, status)) != 0)
+	    (err = start_loader(r)) != 0 || (err = worker_begin(&r->loader, begin(r))) != 0)
 		return err;
-	err = begin(r, stream);
-	close(stream);
-	if (err != 0) {
-		worker_cancel(&r->loader);
-		return err;
-	}
-	worker_go(&r->loader);
 	return judge(r, follow(r));
 }
 
@@ -344,19 +314,20 @@ int
 run_revert(const struct options *o)
 {
 	struct revert r;
-	int err, e, status = 0;
+	int err, e;
 
 	memset(&r, 0, sizeof r);
 	r.opt = o;
 	r.own = *o;
+	r.loader.q = &r.q;
 	r.loader.name = r.image = o->file[1];
 	r.postcopy = o->percent >= 0 || o->resume;
 	note_signals();
-	if ((err = qmp_open(&r.q, o->file[0])) == 0 && (err = revert(&r, &status)) != 1 &&
+	if ((err = qmp_open(&r.q, o->file[0])) == 0 && (err = revert(&r)) != 1 &&
 	    r.changed && r.q.fd >= 0 && migration_is_over(r.migration) &&
 	    (e = qmp_set_capability(&r.q, capability, 0, "")) != 0 && err == 0)
 		err = e;
 	qmp_close(&r.q);
 	free(r.blocks);
-	return err == 1 ? status : err;
+	return err == 1 ? r.loader.status : err;
 }

@@ -17,7 +17,6 @@
  */
 #include <errno.h>
 #include <inttypes.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,14 +64,11 @@ struct take {
 static int
 look_at_guest(struct take *t)
 {
-	char state[64];
-	int err;
+	char state[GUEST_STATE];
+	int err = qmp_guest(&t->q, state, &t->was_running);
 
-	if ((err = qmp_demand(&t->q, "query-status", NULL)) != 0)
+	if (err != 0)
 		return err;
-	t->was_running = qmp_is_true(&t->q, "return.running");
-	if (!qmp_string(&t->q, "return.status", state, sizeof state))
-		state[0] = '\0';
 	if (strcmp(state, "inmigrate") == 0)
 		return snap_warnx("%s: this QEMU waits for a guest: revert is what brings it one",
 		    t->q.path);
@@ -165,21 +161,20 @@ let_run(struct take *t)
 static int
 put_back(struct take *t, int failed)
 {
-	int err = 0, e;
+	char state[GUEST_STATE];
+	int err = 0, e, runs;
 
 	/* A guest that runs has disks that can be written to, which the undo needs.  If nothing
 	 * failed, and we did not stop it, somebody else did. */
 	if (t->q.fd >= 0 && t->changed && t->was_running && (t->stopped != 0 || failed) &&
-	    (err = qmp_demand(&t->q, "query-status", NULL)) == 0 &&
-	    !qmp_is_true(&t->q, "return.running"))
+	    (err = qmp_guest(&t->q, state, &runs)) == 0 && !runs)
 		err = let_run(t);
 	if (failed && (e = drives_undo(&t->drives, &t->q)) != 0)
 		err = e;
 	if (t->q.fd < 0 || !t->changed)
 		return err;
 	/* QEMU 7.2 may also have it run only after the_moment_is_over(). */
-	if (!t->was_running && (e = qmp_demand(&t->q, "query-status", NULL)) == 0 &&
-	    qmp_is_true(&t->q, "return.running"))
+	if (!t->was_running && qmp_guest(&t->q, state, &runs) == 0 && runs)
 		err = qmp_demand(&t->q, "stop", NULL);
 	if (t->had_capability == t->opt->stop &&
 	    (e = qmp_set_capability(&t->q, capability, t->had_capability, "")) != 0)
@@ -191,40 +186,17 @@ put_back(struct take *t, int failed)
 
 /* ---- stream ---- */
 
-/* Start the saver.  1: this is the saver, which has ended with *status. */
 static int
-start_saver(struct take *t, int *stream, int *status)
+start_saver(struct take *t)
 {
 	struct options own = *t->opt;
-	struct leash leash;
-	int p[2], r;
+	int p[2];
 
 	if (pipe(p) != 0)
 		return snap_warn(errno, "pipe");
-	if ((r = worker_start(&t->saver, &leash)) == 1) {
-		dup2(p[0], STDIN_FILENO);
-		close(p[0]);
-		close(p[1]);
-		close(t->q.fd);
-		own.leash = &leash;
-		own.disks = t->disks;
-		own.disks_len = t->disks_len;
-		own.file++;
-		own.nfile--;
-		*status = run_save(&own);
-		return 1;
-	}
-	close(p[0]);
-	*stream = p[1];
-	return r != 0 ? r : worker_await(&t->saver);
-}
-
-static void
-give_up(struct take *t)
-{
-	worker_interrupt(&t->saver);
-	if (t->q.fd >= 0 && t->q.version >= BEARS_CANCEL)
-		qmp_run(&t->q, -1, "migrate_cancel", NULL);
+	own.disks = t->disks;
+	own.disks_len = t->disks_len;
+	return worker_start(&t->saver, p, &own, run_save);
 }
 
 /*
@@ -239,12 +211,9 @@ the_moment_is_over(struct take *t)
 	t->passed = 1;
 	if (t->stopped != 0) {
 		err = let_run(t);
-		if (t->q.stops - t->stops > 1) {
-			snap_warnx("%s: somebody let the guest run meanwhile: its disks are older "
-			    "than its memory", t->image);
-			worker_interrupt(&t->saver);
-			return SNAP_ESYS;
-		}
+		if (t->q.stops - t->stops > 1)
+			return snap_warnx("%s: somebody let the guest run meanwhile: its disks are "
+			    "older than its memory", t->image);
 	}
 	/* QEMU 7.2 has a guest run after a background snapshot, whether it did before or not. */
 	if (!t->was_running)
@@ -256,28 +225,19 @@ the_moment_is_over(struct take *t)
 static int
 follow(struct take *t)
 {
-	struct pollfd p[2];
-	int given_up = 0, decided = 0, err = 0;
+	int decided = 0, err = 0;
 
 	while (!t->saver.ended || (t->q.fd >= 0 && !migration_is_over(t->migration))) {
-		p[0].fd = t->q.fd;
-		p[1].fd = t->saver.ended ? -1 : t->saver.told;
-		p[0].events = p[1].events = POLLIN;
-		poll(p, 2, LOOK_MS);
-		if (!given_up && got_signal() != 0) {
-			given_up = 1;
-			give_up(t);
-		}
-		if (!t->saver.ended && (p[1].revents & (POLLIN | POLLHUP)))
-			worker_listen(&t->saver);
-		if (t->saver.paged && !t->passed && !t->opt->stop && t->q.fd >= 0 &&
+		if (worker_wait(&t->saver, LOOK_MS) && t->q.version >= BEARS_CANCEL)
+			qmp_run(&t->q, -1, "migrate_cancel", NULL);
+		if ((t->saver.said & LEASH_PAGE) && !t->passed && !t->opt->stop && t->q.fd >= 0 &&
 		    the_moment_is_over(t) != 0)
 			err = SNAP_ESYS;
 		if (t->q.fd >= 0 && (qmp_look(&t->q) != 0 ||
 		    qmp_migration(&t->q, t->migration) != 0))
 			err = SNAP_ESYS;
 		/* Of what is all read an image comes only if all agree. */
-		if (t->saver.done && !decided && (t->q.fd < 0 ||
+		if ((t->saver.said & LEASH_DONE) && !decided && (t->q.fd < 0 ||
 		    migration_is_over(t->migration))) {
 			decided = 1;
 			if (err == 0 && strcmp(t->migration, "completed") == 0 &&
@@ -294,26 +254,20 @@ follow(struct take *t)
 static int
 judge(struct take *t, int err)
 {
-	char words[512];
-	int untold = t->saver.status == 0 || t->saver.cut || t->saver.done;
+	int untold = t->saver.status == 0 || (t->saver.said & (LEASH_CUT | LEASH_DONE));
 
 	if (t->saver.status != 0)
-		err = t->saver.cut ? SNAP_ESYS : t->saver.status;
-	if (t->q.fd < 0 || (!t->saver.cut && strcmp(t->migration, "completed") == 0))
+		err = t->saver.said & LEASH_CUT ? SNAP_ESYS : t->saver.status;
+	if (t->q.fd < 0 || (!(t->saver.said & LEASH_CUT) && strcmp(t->migration, "completed") == 0))
 		return err;
-	if (untold && check_signals(t->image) == 0) {
-		if (qmp_string(&t->q, "return.error-desc", words, sizeof words))
-			snap_warnx("%s: QEMU says: %s", t->q.path, words);
-		else
-			snap_warnx("%s: QEMU gives no reason; the migration is %s", t->q.path,
-			    t->migration);
-	}
+	if (untold && check_signals(t->image) == 0)
+		qmp_say_reason(&t->q, t->migration);
 	return err != 0 ? err : SNAP_ESYS;
 }
 
 /* The moment: disks, and the start of the stream. */
 static int
-begin(struct take *t, int stream)
+begin(struct take *t)
 {
 	int err;
 
@@ -327,15 +281,15 @@ begin(struct take *t, int stream)
 		return err;
 	if ((err = drives_take(&t->drives, &t->q)) != 0)
 		return err;
-	return qmp_hand(&t->q, stream, "migrate", "{\"uri\": \"fd:" QMP_FD "\"}",
+	return qmp_hand(&t->q, t->saver.stream, "migrate", "{\"uri\": \"fd:" QMP_FD "\"}",
 	    t->opt->stop ? "" : hint);
 }
 
-/* All of it.  1: this is the saver, with *status its own. */
+/* All of it.  1: this is the saver, which has ended. */
 static int
-take(struct take *t, int *status)
+take(struct take *t)
 {
-	int stream = -1, err;
+	int err;
 
 	if ((err = look(t)) != 0)
 		return err;
@@ -344,15 +298,8 @@ take(struct take *t, int *status)
 	if ((t->drives.disks.n > 0 || t->opt->stop) &&
 	    (t->disks = disks_pack(&t->drives.disks, &t->disks_len)) == NULL)
 		return snap_warn(ENOMEM, "disks");
-	if ((err = start_saver(t, &stream, status)) != 0)
+	if ((err = start_saver(t)) != 0 || (err = worker_begin(&t->saver, begin(t))) != 0)
 		return err;
-	err = begin(t, stream);
-	close(stream);
-	if (err != 0) {
-		worker_cancel(&t->saver);
-		return err;
-	}
-	worker_go(&t->saver);
 	return judge(t, follow(t));
 }
 
@@ -360,13 +307,14 @@ int
 run_take(const struct options *o)
 {
 	struct take t;
-	int err, e, status = 0;
+	int err, e;
 
 	memset(&t, 0, sizeof t);
 	t.opt = o;
+	t.saver.q = &t.q;
 	t.saver.name = t.image = o->file[1];
 	note_signals();
-	if ((err = qmp_open(&t.q, o->file[0])) == 0 && (err = take(&t, &status)) != 1) {
+	if ((err = qmp_open(&t.q, o->file[0])) == 0 && (err = take(&t)) != 1) {
 		if ((e = put_back(&t, err != 0)) != 0 && err == 0)
 			err = e;
 		if (err == 0 && t.pause > 0)
@@ -376,5 +324,5 @@ run_take(const struct options *o)
 	qmp_close(&t.q);
 	drives_free(&t.drives);
 	free(t.disks);
-	return err == 1 ? status : err;
+	return err == 1 ? t.saver.status : err;
 }

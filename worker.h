@@ -1,8 +1,18 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * worker.h -- a process of our own at the other end of QEMU's stream, for who talks to its monitor.
+ * worker.h -- a process of our own at one end of a stream whose other end is QEMU's, for who talks
+ * to its monitor.
  *
- * It does what `save` or `load` does, on a leash: see struct leash.
+ * It does what `save` or `load` does, on a leash:
+ *
+ *	starts --READY--> waits --worker_go--> works --DONE--> waits --worker_go--> ends
+ *			   |		     PAGE, CUT		|
+ *			   +--worker_cancel-----> ends <--------+
+ *
+ * It tells LEASH_READY when nothing has happened yet, and nothing will if it is cancelled.  `load`
+ * tells no more.  `save` tells LEASH_PAGE at the first page: from then on the snapshot's moment is
+ * over; LEASH_CUT when the stream ends too early, which is for the other side to report; LEASH_DONE
+ * when all is read.  Cancelled then, no image comes of it.
  */
 #ifndef WORKER_H
 #define WORKER_H
@@ -11,28 +21,43 @@
 
 #include "options.h"
 
+struct qmp;
+
+enum { LEASH_READY = 1, LEASH_PAGE = 2, LEASH_CUT = 4, LEASH_DONE = 8 };
+
+struct leash {
+	int tell, go;		/* descriptors */
+};
+
 struct worker {
 	const char *name;	/* set by the caller: of the image */
-	pid_t pid;
-	int go, told;		/* our ends of its leash */
-	int ready, paged, cut, done;	/* it has told so */
+	const struct qmp *q;	/* and the monitor */
+	int stream;		/* QEMU's end of it */
+	unsigned said;		/* LEASH_*: all that it has told */
 	int ended, status;	/* what it returned */
+
+	pid_t pid;		/* private, */
+	int go, told;		/* as are our ends of its leash */
+	int interrupted;
 };
 
 /*
- * Start one.  1: this is the worker, which is to do its work with its leash, and to return.
- * 0, or SNAP_ESYS, reported.  MUST be called before threads are started.
+ * Have verb done in a process whose stdin is end[0], with the options but for the first argument,
+ * and wait until it is ready.  0; SNAP_E*, reported; or 1: this is the worker, and it has done it,
+ * with w->status.  MUST be called before threads are started.
  */
-int worker_start(struct worker *w, struct leash *leash);
-/* Wait until it is ready: 0, or what it returned instead, reported by it. */
-int worker_await(struct worker *w);
-/* Have it go on where it has asked, or end with nothing done. */
+int worker_start(struct worker *w, const int end[2], const struct options *o,
+    int (*verb)(const struct options *));
+/* QEMU has its end, or err: it could not be had.  Have the worker go on, or not.  err. */
+int worker_begin(struct worker *w, int err);
+/* Have it go on where it waits, or end. */
 void worker_go(struct worker *w);
 void worker_cancel(struct worker *w);
-/* Its next word, or its end; w->told tells when there is one. */
-void worker_listen(struct worker *w);
-/* Tell it to give up, by the signal that was noted: a terminal has told it already. */
-void worker_interrupt(const struct worker *w);
+/* Wait until it has ended. */
+void worker_join(struct worker *w);
+/* Wait up to ms milliseconds until the worker or QEMU has something to say.  1: a signal has come,
+ * and the worker was told to give up by the same one; this happens once. */
+int worker_wait(struct worker *w, int ms);
 
 /* For the worker: tell, or ask: 1: go on, 0: end, and leave nothing. */
 void leash_tell(const struct leash *l, char what);

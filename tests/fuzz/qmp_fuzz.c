@@ -122,39 +122,51 @@ now_ns(void)
 /* ---- what the verbs need, and is not looked at here ---- */
 
 int
-worker_start(struct worker *w, struct leash *l)
+worker_start(struct worker *w, const int end[2], const struct options *o,
+    int (*verb)(const struct options *))
 {
-	(void)l;
+	(void)o;
+	(void)verb;
+	close(end[0]);
+	close(end[1]);
 	waits = 0;
-	w->told = STDIN_FILENO;
+	w->said = LEASH_READY;
 	return 0;
 }
 
 int
-worker_await(struct worker *w)
+worker_begin(struct worker *w, int err)
 {
-	w->ready = 1;
-	return 0;
+	(void)w;
+	return err;
 }
 
-void
-worker_listen(struct worker *w)
+int
+worker_wait(struct worker *w, int ms)
 {
+	(void)ms;
 	if (waits++ == 0)
-		w->paged = 1;
+		w->said |= LEASH_PAGE;
 	else if (waits == 2)
-		w->done = 1;
-	else if (waits > 3) {
+		w->said |= LEASH_DONE;
+	else if (waits > 3 && !w->ended) {
 		w->ended = 1;
 		w->status = mode & FAILS ? SNAP_EDATA : 0;
 		if (w->status != 0)
 			snap_warnx("the worker has failed");
 	}
+	return 0;
+}
+
+void
+worker_join(struct worker *w)
+{
+	while (!w->ended)
+		worker_wait(w, 0);
 }
 
 void worker_go(struct worker *w) { (void)w; }
 void worker_cancel(struct worker *w) { (void)w; }
-void worker_interrupt(const struct worker *w) { (void)w; }
 void note_signals(void) { }
 int got_signal(void) { return 0; }
 int check_signals(const char *path) { (void)path; return 0; }
