@@ -174,8 +174,12 @@ put_back(struct take *t, int failed)
 	if (t->q.fd < 0 || !t->changed)
 		return err;
 	/* QEMU 7.2 may also have it run only after the_moment_is_over(). */
-	if (!t->was_running && qmp_guest(&t->q, state, &runs) == 0 && runs)
-		err = qmp_demand(&t->q, "stop", NULL);
+	if (!t->was_running) {
+		if ((e = qmp_guest(&t->q, state, &runs)) == 0 && runs)
+			e = qmp_demand(&t->q, "stop", NULL);
+		if (e != 0)
+			err = e;
+	}
 	if (t->had_capability == t->opt->stop &&
 	    (e = qmp_set_capability(&t->q, capability, t->had_capability, "")) != 0)
 		err = e;

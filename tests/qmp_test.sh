@@ -500,6 +500,10 @@ test_a_guest_that_is_paused() {
 		taken
 		ends paused
 	done
+	# Whether it does is not known: that is no success.
+	serve --status=paused "--refuse-late=query-status:Not now"
+	ask "$SNAP" take q i
+	expect 1 "qemu-snap: q: query-status: QEMU says: Not now"
 }
 
 # ---- revert ----

@@ -25,6 +25,7 @@ The other end of a migration
   --paused                  that is a postcopy-paused then
 What goes wrong, at a command or at the greeting ("greeting"); repeatable
   --refuse=COMMAND:WORDS    an error
+  --refuse-late=COMMAND:WORDS  the same, once a migration has completed
   --close=COMMAND           the socket is closed in place of the reply
   --half=COMMAND            and after the half of it
   --say=COMMAND:WHAT        in place of the reply: garbage, nul, deep, empty, endless, hmp, array, silence
@@ -69,6 +70,7 @@ class Server:
     def __init__(self, args):
         self.args = args
         self.refuse, self.say = pairs(args.refuse), pairs(args.say)
+        self.refuse_late = pairs(args.refuse_late)
         self.status = args.status
         self.migration = {'status': args.migration} if args.migration else {}
         self.on = set()
@@ -294,6 +296,8 @@ class Server:
         print(' '.join([name] + ([json.dumps(a, sort_keys=True)] if a else [])), file=self.log, flush=True)
         reply = {}
         try:
+            if name in self.refuse_late and self.migration.get('status') == 'completed':
+                raise Refused(self.refuse_late[name])
             if name in self.refuse:
                 if name == 'transaction':
                     self.make_files(a)
@@ -347,7 +351,7 @@ def main():
     for name in 'migration', 'without', 'stream', 'fail', 'job-error':
         add('--' + name)
     add('--ramblock', default='')
-    for name in 'disk', 'refuse', 'close', 'half', 'say':
+    for name in 'disk', 'refuse', 'refuse-late', 'close', 'half', 'say':
         add('--' + name, action='append', default=[])
     for name in 'pieces', 'events', 'wrong-ids', 'paused', 'background', 'encrypted':
         add('--' + name, action='store_true')
