@@ -31,9 +31,8 @@ label_read(struct image *im, char text[LABEL_MAX + 1])
 		return 0;
 	if ((err = image_check_section(im, s)) != 0)
 		return err;
-	if ((err = image_read(im, s, 0, text, (size_t)s->len)) != 0)
-		*text = '\0';
-	else if (memchr(text, '\0', (size_t)s->len) != NULL)
+	if ((err = image_read(im, s, 0, text, (size_t)s->len)) != 0 ||
+	    memchr(text, '\0', (size_t)s->len) != NULL)
 		*text = '\0';		/* no label of ours: as if it were not there */
 	else
 		text[s->len] = '\0';

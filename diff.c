@@ -206,7 +206,7 @@ print_only(const struct row *r)
 	if (r->left_out != NULL)
 		print_line("%s, left out of %s by x-ignore-shared", b->id, r->left_out);
 	else
-		print_line("%s, only in %s: %llu bytes", b->id, r->b == NULL ? "A" : "B",
+		print_line("%s, only in %s: %llu bytes", b->id, r->a != NULL ? "A" : "B",
 		    (unsigned long long)b->len);
 }
 

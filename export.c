@@ -313,7 +313,6 @@ put_bitmap(struct export *x, const struct extent *e, uint64_t off, uint64_t len)
 			err = target_write(&x->to, buf, share_of(len, sizeof buf, piece),
 			    off + piece * sizeof buf);
 			memset(buf, 0, sizeof buf);
-			any = 0;
 		}
 		if (err != 0 || state == PAGE_ABSENT)
 			return err;

@@ -144,7 +144,7 @@ write_node(struct image_writer *w, uint32_t kind, uint64_t index, uint64_t first
 	memset(buf, 0, size);
 	put_le64(buf + PART_HEADER, first);
 	for (i = 0; i < n; i++)
-		put_le16(buf + PART_HEADER + 8 + 2 * i, len[i]);
+		put_le16(buf + PART_HEADER + 8 + 2 * (size_t)i, len[i]);
 	part.kind = kind;
 	part.tag = w->foot.tag;
 	part.index = index;
