@@ -1304,7 +1304,7 @@ write_again(struct image *im, uint64_t seed)
 		return;
 	memset(&opt, 0, sizeof opt);
 	opt.unit_pages = (uint32_t)1 << below(9);
-	opt.cluster_size = CLUSTER_MIN << below(3);
+	opt.cluster_size = (uint32_t)CLUSTER_MIN << below(3);
 	opt.unsafe = !one_in(4);
 	opt.reproducible = one_in(2);
 	opt.max_size = FILE_MAX;

@@ -173,7 +173,7 @@ int check_signals(const char *path) { (void)path; return 0; }
 int run_save(const struct options *o) { (void)o; return 0; }
 int run_load(const struct options *o) { (void)o; return 0; }
 int io_unlink(const char *path) { (void)path; return 0; }
-void uuid_format(char *text, const uint8_t *uuid) { (void)uuid; strcpy(text, "uuid"); }
+void uuid_format(char text[37], const uint8_t uuid[16]) { (void)uuid; strcpy(text, "uuid"); }
 
 const struct image_footer *
 image_footer(const struct image *im)
@@ -525,7 +525,7 @@ talk(void)
 
 	if ((r = qmp_open(&q, "q")) != 0)
 		return r;
-	while (messages == 0 && (r = qmp_run(&q, -1, "x", "{}")) >= 0) {
+	while (messages == 0 && qmp_run(&q, -1, "x", "{}") >= 0) {
 		MUST(q.have_line && memchr(q.buf, '\n', q.len) == NULL);
 		MUST(message_ok(q.buf, q.len));
 		for (i = 0; i < sizeof paths / sizeof paths[0]; i++)

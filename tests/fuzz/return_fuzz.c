@@ -85,7 +85,7 @@ take_message(struct rp_in *r, const struct rp_msg *m, uint64_t *h)
 		*h = hash(*h, &m->blk, sizeof m->blk);
 		return take_bitmap(r, m, h) == 0 ? 1 : SNAP_ESYS;
 	}
-	MUST(!"a type of message");
+	MUST(0);	/* a type of message */
 	return SNAP_EBUG;
 }
 

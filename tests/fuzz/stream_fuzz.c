@@ -128,7 +128,7 @@ take_item(struct outcome *o, const struct stream_in *s, const struct stream_item
 		o->refusals = 1;
 		return;
 	}
-	MUST(!"a kind of item");
+	MUST(0);	/* a kind of item */
 }
 
 static void

@@ -184,7 +184,7 @@ make_options(struct image_options *o, const struct guest *g, struct image *base)
 
 	memset(o, 0, sizeof *o);
 	o->unit_pages = 1u << byte() % 9;
-	o->cluster_size = CLUSTER_MIN << (how >> 4 & 1);
+	o->cluster_size = (uint32_t)CLUSTER_MIN << (how >> 4 & 1);
 	o->threads = how >> 5 & 1;
 	o->unsafe = 1;
 	o->reproducible = how & 1;
@@ -217,7 +217,8 @@ write_image(struct guest *g, unsigned k, struct image *base, struct image_option
 			put(w, g, i, g->is[i]);
 	while (rows-- > 0 && next < end && left > 0)
 		left -= put_row(w, g, left);
-	b2[0] = b2[1] = b;
+	b2[0] = b;
+	b2[1] = b;
 	b2[1].type = SEC_PROLOGUE;
 	MUST(image_seal(w, b2, 2, 0) == 0);
 	MUST(image_tail(w, tail, sizeof tail) == 0);
