@@ -3,7 +3,7 @@
 
 _qemu_snap()
 {
-	local word=$2 before=$3 verb= i
+	local word=$2 before=$3 verb='' i
 	local pool='--nocache --cache= --aio=' told='--progress --status-fd='
 	local writes='--image-size= --reproducible --cluster-size= --unit-pages= --compress= --base= --label='
 	local any='--version --help' options=
@@ -22,7 +22,7 @@ _qemu_snap()
 	--from) options='stream mapped-ram' ;;
 	esac
 	if [[ -n $options ]]; then
-		COMPREPLY=($(compgen -W "$options" -- "$word"))
+		mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word")
 		return
 	fi
 	for ((i = 1; i < COMP_CWORD; i++)); do
@@ -47,10 +47,10 @@ _qemu_snap()
 --json --quick --list --paranoid --to= --block= --from=" ;;
 	esac
 	if [[ $word == -* ]]; then
-		COMPREPLY=($(compgen -W "$options $any" -- "$word"))
+		mapfile -t COMPREPLY < <(compgen -W "$options $any" -- "$word")
 		[[ ${COMPREPLY[0]-} != *= ]] || compopt -o nospace
 	elif [[ -z $verb && $before != -* && $before != '=' ]]; then
-		COMPREPLY=($(compgen -W 'take revert status save load info check diff optimize export import' -- "$word"))
+		mapfile -t COMPREPLY < <(compgen -W 'take revert status save load info check diff optimize export import' -- "$word")
 	else
 		compopt -o filenames
 		mapfile -t COMPREPLY < <(compgen -f -- "$word")
