@@ -422,4 +422,9 @@ test_plain_text() {
 		!/^\/\* SPDX-License-Identifier: / { print FILENAME }' ./*.c ./*.h tests/tools/*.c)"
 }
 
+# In front of $? a $(...) leaves its own status there, in some shells.
+test_every_status_is_judged() {
+	assertEquals "see ended in lib.sh" "" "$(grep -nE 'assert.*\$\([^(].*\$\?' "$TESTS"/*.sh)"
+}
+
 . "$shunit"

@@ -109,9 +109,9 @@ test_command_lines_of_the_earlier_tool() {
 	pages_of <l >p2
 	assertTrue "same pages" "cmp p1 p2"
 	"$TOOLS/rpclient" --requests=5 "$SNAP" --postcopy=60 --cache=none --aio=native load IMG >out 2>err
-	assertEquals "$(cat out err)" 0 $?
+	ended 0 $? "$(cat out err)"
 	"$TOOLS/rpclient" --requests=5 "$SNAP" -p 60 load IMG >out 2>err
-	assertEquals "$(cat out err)" 0 $?
+	ended 0 $? "$(cat out err)"
 }
 
 test_options_anywhere_and_a_file_with_a_dash() {

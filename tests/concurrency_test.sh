@@ -90,12 +90,12 @@ test_two_saves_onto_one_name() {
 	tail -c +4000001 s1 >&3
 	exec 3>&-
 	wait $first
-	assertEquals "$(cat err1)" 0 $?
+	ended 0 $? "$(cat err1)"
 	assertTrue "the first" "cmp good1 i"
 	tail -c +4000001 s2 >&4
 	exec 4>&-
 	wait $second
-	assertEquals "$(cat err2)" 0 $?
+	ended 0 $? "$(cat err2)"
 	assertTrue "the second" "cmp good2 i"
 	assertEquals "not a word" "" "$(cat err1 err2)"
 	assertEquals "no part is left" "i.part.*" "$(echo i.part.*)"
@@ -131,7 +131,7 @@ test_a_load_of_what_is_being_copied() {
 		for mode in "" --postcopy --resume; do
 			# shellcheck disable=SC2086
 			timeout 10 "$SNAP" $mode load copy 2>err >l </dev/null
-			assertEquals "$mode at $at: $(cat err)" 2 $?
+			ended 2 $? "$mode at $at: $(cat err)"
 			assertEquals "$mode at $at: $(cat err)" 1 "$(grep -c '^qemu-snap: copy: ' err)"
 			assertEquals "$mode at $at: nothing comes out" 0 "$(size_of l)"
 		done
@@ -156,7 +156,7 @@ test_a_load_of_a_copy_with_holes() {
 		run "$SNAP" check copy
 		assertEquals "hole at $at: $(cat err)" 2 "$status"
 		"$SNAP" load copy >l 2>err
-		assertEquals "hole at $at: $(cat err)" 2 $?
+		ended 2 $? "hole at $at: $(cat err)"
 	done
 	{ head -c 4096 i; head -c $((n - 4096)) /dev/zero; } >copy
 	run "$SNAP" load copy

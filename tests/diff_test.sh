@@ -34,7 +34,7 @@ rows() {
 true_of() {
 	differ "$1" "$2" --list --json
 	found=$(python3 "$TOOLS/truediff.py" "$3" "$4" ${5+"$5"} <out 2>said)
-	assertEquals "$1 $2: $(tail -n 3 said)" 0 $?
+	ended 0 $? "$1 $2: $(tail -n 3 said)"
 	sed 's/"paranoid": false/"paranoid": true/' out >plain
 	differ "$1" "$2" --list --json --paranoid
 	assertTrue "$1 $2 --paranoid" "cmp plain out"

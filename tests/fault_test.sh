@@ -313,7 +313,7 @@ test_save_that_cannot_give_the_name_back() {
 	tail -c +10001 t >&9
 	exec 9>&-
 	wait $second
-	assertEquals "the second one: $(cat err2)" 0 $?
+	ended 0 $? "the second one: $(cat err2)"
 	wait $first
 	assertEquals "the first one: $(cat err)" 1 "$(cat status)"
 	assertTrue "the second one's image is there" "cmp i other"
@@ -798,7 +798,7 @@ test_clusters_without_a_page_keep_their_place() {
 	END
 	for n in 1 2 3 4; do
 		SNAP_FAULT=pwrite:$n:delay:500000 "$FAULT" --cluster-size=64K --aio=threads,2 save i <s 2>err
-		assertEquals "$(cat err)" 0 $?
+		ended 0 $? "$(cat err)"
 		assertEquals "write $n was slow" "" "$("$SNAP" check i 2>&1 >/dev/null)"
 	done
 }

@@ -30,7 +30,7 @@ arrivals() {
 # record_stream SNAP-OPTIONS: what a destination gets that asks for nothing, to the file stream.
 record_stream() {
 	"$TOOLS/rpclient" --requests=0 --timeout=60 sh -c "$SNAP --trace $* | tee stream" >out 2>err
-	assertEquals "$(cat out err)" 0 $?
+	ended 0 $? "$(cat out err)"
 }
 
 test_what_is_asked_for_is_recorded() {
@@ -84,7 +84,7 @@ test_huge_host_pages() {
 	hotlist make i.hot i $(seq 40448 -512 0)
 	"$TOOLS/rpclient" --requests=0 --host-page=a=2097152 --timeout=60 \
 		"$SNAP" --trace --host-page-size=2M --postcopy load i >out 2>err
-	assertEquals "$(cat out err)" 0 $?
+	ended 0 $? "$(cat out err)"
 	assertContains "$(cat err)" "a hot list of 80 pages, 32 of them before the guest ran"
 }
 
@@ -143,7 +143,7 @@ test_where_the_list_goes() {
 	assertEquals precious "$(cat i.hot)"
 	rm i.hot
 	"$TOOLS/rpclient" --requests=9 --expect-exit=1 "$SNAP" --postcopy --record=no/x load i >out 2>err
-	assertEquals "$(cat out err)" 0 $?
+	ended 0 $? "$(cat out err)"
 	assertContains "$(cat err)" "qemu-snap: no/x: hot list cannot be written"
 	# Killed: the old list stays, and what is left is swept by the next load.
 	hotlist make i.hot i 1 2 3

@@ -49,6 +49,12 @@ expect() {
 	assertEquals "stderr" "$2" "$(cat err)"
 }
 
+# ended STATUS $? WORDS: how the last command ended. For words with a $(...) in them: in front of $?
+# it would leave its own status there, in some shells.
+ended() {
+	assertEquals "$3" "$1" "$2"
+}
+
 # mk STREAM [OPTION...]: a stream from the generator into a file.
 mk() {
 	mk_file=$1
@@ -143,7 +149,7 @@ second_reader() {
 		    readimg.cmd_list(image, pages)
 		    readimg.cmd_rest(image, rest)
 	END
-	assertEquals "second reader on $1: $(tail -n 1 out)" 0 $?
+	ended 0 $? "second reader on $1: $(tail -n 1 out)"
 }
 
 # serve CLIENT-OPTIONS -- SNAP-OPTIONS: a strict destination, tools/rpclient.c, must be

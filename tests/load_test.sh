@@ -15,7 +15,7 @@ test_round_trip() {
 		mk s --seed=5 $options
 		save i s --reproducible
 		"$SNAP" load i >l 2>err
-		assertEquals "$options: $(cat err)" 0 $?
+		ended 0 $? "$options: $(cat err)"
 		save j l --reproducible
 		assertTrue "$options: same image" "cmp i j"
 		pages_of --rest=rest1 <s >pages1
@@ -45,7 +45,7 @@ test_same_stream_for_any_number_of_threads() {
 	for options in --aio=threads,0 --aio=threads,1 --aio=threads,2 --aio=threads,7 -n \
 	    --aio=native; do
 		"$SNAP" $options load i >l 2>err
-		assertEquals "$options: $(cat err)" 0 $?
+		ended 0 $? "$options: $(cat err)"
 		assertTrue "$options" "cmp first l"
 	done
 }

@@ -88,7 +88,7 @@ test_the_last_pages_come_unasked() {
 	for missing in 1 3 10; do
 		"$TOOLS/rpclient" --requests=0 --hangup=$((20000 - missing)) \
 			--resume="exec '$SNAP' --resume load i" "$SNAP" --postcopy load i >out 2>err
-		assertEquals "$missing: $(cat out err)" 0 $?
+		ended 0 $? "$missing: $(cat out err)"
 	done
 }
 
@@ -208,7 +208,7 @@ test_pages_of_the_destination_after_a_resume() {
 	assertContains "$(cat said)" ", where pages of 4096 are known: see --host-page-size"
 	"$TOOLS/rpclient" "$@" --dump --resume="$right" \
 		"$SNAP" --postcopy --host-page-size=2M load i >out 2>err
-	assertEquals "$(cat out err)" 0 $?
+	ended 0 $? "$(cat out err)"
 	pages_of <s | grep -v ' zero$' | sort >want
 	grep -v ' zero$' out | grep -v '^pages ' | sort >got
 	assertTrue "pages" "cmp want got"
@@ -222,7 +222,7 @@ test_large_pages_that_are_none_after_a_resume() {
 		"$TOOLS/rpclient" --requests=0 --hangup=3000 --expect-exit=2 \
 			--resume="exec '$SNAP' --resume --host-page-size=$size load i" \
 			"$SNAP" --rate=20M --postcopy load i >out 2>err
-		assertEquals "$(cat out err)" 0 $?
+		ended 0 $? "$(cat out err)"
 		assertContains "$(cat err)" "bytes are there of block mem: see --host-page-size"
 	done
 }
@@ -240,7 +240,7 @@ test_a_damaged_page_is_not_served() {
 	for client in "--requests=1" "--all --burst=2"; do
 		# shellcheck disable=SC2086
 		"$TOOLS/rpclient" $client --dump --expect-exit=2 "$SNAP" --postcopy load i >out 2>err
-		assertEquals "$(cat err)" 0 $?
+		ended 0 $? "$(cat err)"
 		assertContains "$(cat err)" "block a offset 0x5dc000: page fails its checksum"
 		assertNotContains "$(cat out)" "a 5dc000 "
 		assertNotContains "$(cat out)" "a 0x5dc000 "

@@ -185,7 +185,7 @@ test_peak_memory() {
 	for guest in "--block=m:131072 --zero=20" "--block=m:16777216 --zero=99"; do
 		# shellcheck disable=SC2086
 		"$TOOLS/mkstream" $guest | python3 "$TOOLS/peak.py" peak "$SNAP" save i 2>err
-		assertEquals "$(cat err)" 0 "$?"
+		ended 0 $? "$(cat err)"
 		"$SNAP" info --json i >info.json
 		most=$(python3 -c "
 import json
@@ -365,7 +365,7 @@ test_odd_ends() {
 	run_on /bin/sh "$SNAP" save i
 	assertEquals 2 "$status"
 	"$SNAP" save i <&- 2>err
-	assertEquals "stdin closed: $(cat err)" 1 $?
+	ended 1 $? "stdin closed: $(cat err)"
 }
 
 # SIGTERM: said at once, the source is drained all the same, no file stays.
@@ -466,7 +466,7 @@ test_what_looks_like_the_end_is_not() {
 	python3 "$TOOLS/tinystream.py" --return-path | head -c -6 >begin
 	for pause in 0 0.05; do
 		{ cat begin forged; sleep $pause; cat forged rest; } | "$SNAP" save i 2>err >out
-		assertEquals "$(cat err)" 0 $?
+		ended 0 $? "$(cat err)"
 		python3 "$TESTS/readimg.py" rest i | tail -c 62 >got
 		cat forged forged rest | tail -c 62 >want
 		assertTrue "pause $pause" "cmp want got"
@@ -514,7 +514,7 @@ test_stdin_that_does_not_block() {
 import os, sys
 os.set_blocking(0, False)
 os.execv(sys.argv[1], sys.argv[1:])' "$SNAP" save i 2>err
-	assertEquals "$(cat err)" 0 $?
+	ended 0 $? "$(cat err)"
 	(sleep 0.3; head -c 300000 /dev/zero && echo through >fed) | python3 -c '
 import os, sys
 os.set_blocking(0, False)

@@ -144,7 +144,7 @@ test_a_page_server_answers() {
 	asked err " of 7.8 MiB, " "$pid"
 	kill -CONT $client
 	wait $client
-	assertEquals "$(cat err)" 0 $?
+	ended 0 $? "$(cat err)"
 	grep -v 'served in postcopy' err >told
 	lines told i load
 	assertContains "$(tail -n 1 told)" "asked for"
@@ -182,7 +182,7 @@ test_pipes_that_do_not_block() {
 		assert got == open("want", "rb").read()
 	END
 	python3 open.py "$SNAP" 2>said
-	assertEquals "$(tail -n 3 said)" 0 $?
+	ended 0 $? "$(tail -n 3 said)"
 }
 
 # ---- storms: hundreds of signals, and nothing is lost or begun anew ----
@@ -246,7 +246,7 @@ test_a_page_server_in_a_storm() {
 		# shellcheck disable=SC2086
 		"$TOOLS/rpclient" --dump --timeout=60 --requests=800 --burst=4 --read-delay=2000 \
 			python3 "$TOOLS/storm.py" storm "$SNAP" $options load i >out 2>err
-		assertEquals "$(tail -n 1 out; tail -n 3 err)" 0 $?
+		ended 0 $? "$(tail -n 1 out; tail -n 3 err)"
 		grep -v -e ' zero$' -e '^pages ' out | sort >got
 		assertTrue "$options: pages" "cmp want got && cmp want quiet"
 		assertTrue "only $(cat storm) signals" "[ $(cat storm) -ge 200 ]"
@@ -254,7 +254,7 @@ test_a_page_server_in_a_storm() {
 	"$TOOLS/rpclient" --timeout=60 --requests=0 --hangup=3000 --read-delay=2000 \
 		--resume="exec python3 '$TOOLS/storm.py' storm '$SNAP' --resume load i" \
 		"$SNAP" --postcopy load i >out 2>err
-	assertEquals "resumed: $(cat out; tail -n 3 err)" 0 $?
+	ended 0 $? "resumed: $(cat out; tail -n 3 err)"
 }
 
 test_other_verbs_in_a_storm() {
@@ -291,7 +291,7 @@ test_interrupted_calls_are_made_again() {
 	save want s --reproducible
 	for call in open:1 open:2 open:3 fsync:1 fsync:2 fsync:3 ftruncate:1 pwrite:2; do
 		SNAP_FAULT=$call:EINTR SNAP_FAULT_COUNT=$dir/count "$FAULT" --reproducible save i <s 2>err
-		assertEquals "$call: $(cat err)" 0 $?
+		ended 0 $? "$call: $(cat err)"
 		assertTrue "$call" "cmp want i"
 	done
 }
@@ -550,7 +550,7 @@ test_programs_that_do_not_read() {
 		serve --requests=100 -- --postcopy load i
 		"$TOOLS/rpclient" --requests=300 python3 full.py $how "$SNAP" --status-fd=9 --postcopy load i \
 			>out 2>err
-		assertEquals "$how, postcopy: $(cat out err)" 0 $?
+		ended 0 $? "$how, postcopy: $(cat out err)"
 	done
 	# Nor does one of --progress.
 	slowly <s | python3 -c '
@@ -688,7 +688,7 @@ test_odd_names() {
 		            l.decode()
 	END
 	python3 names.py "$SNAP" "$TOOLS/terminal.py" "$TOOLS/storm.py" >said 2>&1
-	assertEquals "$(tail -n 1 said)" 0 $?
+	ended 0 $? "$(tail -n 1 said)"
 }
 
 # ---- the manual ----
