@@ -5,21 +5,19 @@
 
 . "$(dirname "$0")/lib.sh"
 
-oneTimeSetUp() { work=$SHUNIT_TMPDIR; }
-setUp() { missing=; }
-tearDown() { tell_missing; }
+real_qemus arch
 
 # guest MACHINE [ARG...]: on the installed QEMU.
 guest() {
 	installed=$(command -v "qemu-system-${1%%:*}") newer=
-	on_qemus "$installed" "$TESTS/arch" "$@"
+	scenario_on "$installed" "$@"
 }
 
 # The same on the newer one, too, as that of Debian 12 does not live through it.
 newer_guest() {
 	guest "$@"
 	newer=$(sh "$TESTS/get-qemu10" "${1%%:*}" 2>"$work/get") || newer=
-	on_qemus "$newer" "$TESTS/arch" "$@"
+	scenario_on "$newer" "$@"
 	[ -n "$newer" ] || missing="QEMU 10: $(tail -n 1 "$work/get")"
 }
 

@@ -4,14 +4,7 @@
 
 . "$(dirname "$0")/lib.sh"
 
-oneTimeSetUp() { find_qemus; }
-setUp() { missing=; }
-tearDown() { tell_missing; }
-
-# scenario ARG...: on every QEMU there is.
-scenario() {
-	on_qemus "$installed $newer" "$TESTS/changes" "$@"
-}
+real_qemus changes
 
 test_newer_qemu_is_tested_too() {
 	[ -n "$newer" ] || missing="QEMU 10: $why_no_newer"

@@ -4,10 +4,12 @@
 
 . "$(dirname "$0")/lib.sh"
 
+real_qemus export-roundtrip
 setUp() { enter; }
-tearDown() { leave; }
-
-oneTimeSetUp() { find_qemus; }
+tearDown() {
+	leave
+	tell_missing
+}
 
 odd='--block=pc.ram:5000 --block=a:1 --block=b:513 --block=c:100 --absent=10 --zerodata=5'
 
@@ -459,18 +461,12 @@ test_a_full_disk_and_a_signal() {
 	done
 }
 
-on_both() {
-	missing=
-	on_qemus "$1" "$TESTS/$2"
-	tell_missing
-}
-
 test_mapped_ram_and_streams_with_real_qemus() {
-	on_both "$installed $newer" export-roundtrip
+	scenario
 }
 
 test_lime_of_a_real_linux() {
-	on_both "$installed" lime-roundtrip
+	on_qemus "$installed" "$TESTS/lime-roundtrip"
 }
 
 . "$shunit"

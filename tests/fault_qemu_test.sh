@@ -5,21 +5,7 @@
 
 . "$(dirname "$0")/lib.sh"
 
-oneTimeSetUp() { find_qemus; }
-oneTimeTearDown() { give_huge_pages_back; }
-setUp() { missing=; }
-tearDown() { tell_missing; }
-
-# scenario ARG...: on every QEMU there is.
-scenario() {
-	scenario_on "$installed $newer" "$@"
-}
-
-scenario_on() {
-	scenario_qemus=$1
-	shift
-	on_qemus "$scenario_qemus" "$TESTS/faults" --mem=64 --timeout=300 "$@"
-}
+real_qemus faults --mem=64 --timeout=300
 
 test_newer_qemu_is_tested_too() {
 	[ -n "$newer" ] || missing="QEMU 10: $why_no_newer"

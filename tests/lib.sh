@@ -217,7 +217,31 @@ works() {
 
 # ---- suites with real QEMUs ----
 
-# Sets installed and newer, empty if there is none, and work, a directory. In oneTimeSetUp.
+# real_qemus PROGRAM [OPTION...]: how such a suite begins, tests/run knows it by this. PROGRAM of this
+# directory is that of its scenarios.
+real_qemus() {
+	program=$TESTS/$1
+	shift
+	program_options=$*
+	oneTimeSetUp() { find_qemus; }
+	oneTimeTearDown() { give_huge_pages_back; }
+	setUp() { missing=; }
+	tearDown() { tell_missing; }
+}
+
+# scenario ARG...: on every QEMU there is. scenario_on QEMUS ARG...: on these.
+scenario() {
+	scenario_on "$installed $newer" "$@"
+}
+
+scenario_on() {
+	scenario_qemus=$1
+	shift
+	# shellcheck disable=SC2086  # words
+	on_qemus "$scenario_qemus" "$program" $program_options "$@"
+}
+
+# Sets installed and newer, empty if there is none, and work, a directory.
 find_qemus() {
 	work=$SHUNIT_TMPDIR
 	installed=$(command -v qemu-system-x86_64)
@@ -225,7 +249,7 @@ find_qemus() {
 	why_no_newer=$(tail -n 1 "$work/get")
 }
 
-# At most one notice for a test, however many scenarios it has. In tearDown; setUp empties missing.
+# At most one notice for a test, however many scenarios it has.
 tell_missing() {
 	[ -z "${missing-}" ] || echo "SKIP $missing"
 	missing=

@@ -7,15 +7,7 @@
 
 all_loads=precopy,postcopy,postcopy=60,postcopy:stopped
 
-oneTimeSetUp() { find_qemus; }
-oneTimeTearDown() { give_huge_pages_back; }
-setUp() { missing=; }
-tearDown() { tell_missing; }
-
-# scenario ARG...: on every QEMU there is.
-scenario() {
-	on_qemus "$installed $newer" "$TESTS/roundtrip" "$@"
-}
+real_qemus roundtrip
 
 test_newer_qemu_is_tested_too() {
 	[ -n "$newer" ] || missing="QEMU 10: $why_no_newer"
@@ -80,9 +72,9 @@ test_from_one_version_of_qemu_to_the_other() {
 		return 0
 	fi
 	machine=$("$installed" -machine help | awk '$1 == "pc" { sub(/.*alias of /, ""); sub(/\)/, ""); print }')
-	on_qemus "$installed" "$TESTS/roundtrip" --mem=64 --machine="$machine" --load-qemu="$newer" \
+	scenario_on "$installed" --mem=64 --machine="$machine" --load-qemu="$newer" \
 		--devices=full --load=$all_loads
-	on_qemus "$newer" "$TESTS/roundtrip" --mem=64 --machine="$machine" --load-qemu="$installed" \
+	scenario_on "$newer" --mem=64 --machine="$machine" --load-qemu="$installed" \
 		--devices=full --load=$all_loads
 }
 

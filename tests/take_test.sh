@@ -4,15 +4,7 @@
 
 . "$(dirname "$0")/lib.sh"
 
-oneTimeSetUp() { find_qemus; }
-oneTimeTearDown() { give_huge_pages_back; }
-setUp() { missing=; }
-tearDown() { tell_missing; }
-
-# scenario ARG...: on every QEMU there is.
-scenario() {
-	on_qemus "$installed $newer" "$TESTS/take-roundtrip" "$@"
-}
+real_qemus take-roundtrip
 
 test_newer_qemu_is_tested_too() {
 	[ -n "$newer" ] || missing="QEMU 10: $why_no_newer"
@@ -37,9 +29,9 @@ test_disks() {
 }
 
 test_one_disk_or_none() {
-	on_qemus "$installed" "$TESTS/take-roundtrip" --what=disks --drives=qcow2 --count=1 --load=postcopy
-	on_qemus "${newer:-$installed}" "$TESTS/take-roundtrip" --what=disks --drives=raw --count=1
-	on_qemus "${newer:-$installed}" "$TESTS/take-roundtrip" --what=disks --drives=none --count=1
+	scenario_on "$installed" --what=disks --drives=qcow2 --count=1 --load=postcopy
+	scenario_on "${newer:-$installed}" --what=disks --drives=raw --count=1
+	scenario_on "${newer:-$installed}" --what=disks --drives=none --count=1
 }
 
 . "$shunit"
