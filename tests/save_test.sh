@@ -414,12 +414,13 @@ test_the_guard_drains_when_the_saver_is_killed() {
 
 # A guard that outlived its saver would keep the source from seeing the closed pipe.
 test_no_guard_stays() {
-	mk s --block=a:300
-	save i s
-	"$SNAP" save i <s
-	cat s | "$SNAP" save i
-	cat s | "$SNAP" -s 4K save j 2>err
-	assertEquals "" "$(ps -A -o args | grep "^$SNAP.* save [ij]$")"
+	mk s --block=a:300 --json=1000000
+	ln -s "$SNAP" saver	# a name that no other test's has
+	"$dir/saver" save i <s
+	cat s | "$dir/saver" save i
+	assertEquals "" "$(ps -A -o args | grep "^$dir/saver ")"
+	{ timeout 20 cat s; echo $? >source; } | "$dir/saver" -s 4K save j 2>err
+	assertNotEquals "the source waits" 124 "$(cat source)"
 }
 
 # A source that waits for its answer does not close the stream before: neither side may wait for
