@@ -15,8 +15,8 @@ oneTimeSetUp() {
 fuzzes() {
 	[ $ran -ne 77 ] || skip "$(cat "$SHUNIT_TMPDIR/said")" || return 0
 	said=$(cat "$SHUNIT_TMPDIR/said")
-	assertTrue "it ran: $said" "grep -q '^$1: [1-9][0-9]* runs' '$SHUNIT_TMPDIR/said'"
-	assertEquals "nothing was found" "" "$(echo "$said" | grep "^$1: found")"
+	assertTrue "it ran: $said" "grep -aq '^$1: [1-9][0-9]* runs' '$SHUNIT_TMPDIR/said'"
+	assertEquals "nothing was found" "" "$(echo "$said" | grep -a "^$1: found")"
 }
 
 test_streams() { fuzzes stream; }
