@@ -1,6 +1,72 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * snap.c -- main: signals, the verbs, what a caller is owed on the way out.
+ *
+ * All files of the program.  Each includes headers of those below it alone, so a call goes down:
+ *
+ *	snap.c		main
+ *	save.c		a migration stream becomes an image
+ *	load.c		an image becomes a migration stream
+ *	take.c		a snapshot of a running guest, asked of its QEMU
+ *	revert.c	an image goes into a QEMU that waits for a guest, asked of that QEMU
+ *	monitor.c	what is going on in a QEMU
+ *	import.c	a stream in a file becomes an image
+ *	export.c	an image becomes a file that other programs read
+ *	optimize.c	an image is written anew
+ *	check.c		every byte of an image is read and verified
+ *	diff.c		what changed between two images
+ *	info.c		what is in an image
+ *	store.c		what comes of a stream goes into an image
+ *	postcopy.c	the talk with a destination that runs before its memory is there
+ *	serve.c		  the page server: which page goes out next
+ *	server.h	  what these two share
+ *	lane.c		pages on their way from an image to the stream
+ *	hostpage.c	which pages lie in one page of the destination's memory
+ *	send.c		what of an image goes into every stream
+ *	drives.c	disks of a running guest are snapshotted
+ *	worker.c	a process of our own at the other end of QEMU's stream
+ *	status.c	how far a long piece of work is
+ *	options.c	the command line
+ *	describe.c	label, machine type and devices of an image
+ *	disks.c		the disks that belong to an image
+ *	prologue.c	what stands in a stream before its first page
+ *	hot.c		the hot list
+ *	image.c		writing an image: from a temporary file to its name
+ *	pipeline.c	  pages on their way, the allocator of their slots
+ *	units.c		  compressed units
+ *	index.c		  tables and sections behind the data
+ *	writer.h	  what these four share
+ *	verify.c	reading one: is it whole?
+ *	chain.c		  the images it is based on
+ *	scan.c		  ways through all its pages
+ *	fetch.c		  stored pages
+ *	lookup.c	  tables: where a page lies
+ *	reader.c	  header, footer, sections; reader.h: what these six share
+ *	image.h		what images are to all others
+ *	target.c	a file that is no image, written in one step
+ *	aio_pthreads.c	a ring of requests served by threads; system calls on image files
+ *	aio.h		  what it is to all others
+ *	stream.c	reading QEMU's migration stream
+ *	tail.c		  where the state of the devices ends
+ *	returnpath.c	what a destination sends back
+ *	out.c		writing a stream
+ *	guard.c		processes for what a saver cannot do
+ *	pipe.c		pipes that may have QEMU at their other end
+ *	wire.h		the numbers of QEMU's wire format
+ *	preamble.c	what a stream tells of the machine
+ *	qmp.c		a client of QEMU's machine protocol
+ *	layout.c	header, footer and RAM map of an image
+ *	table.c		parts of its page table and unit table
+ *	foreign.c	what people take for an image
+ *	codec_zstd.c	zstd
+ *	codec.c		the codecs there are
+ *	crc32c.c	CRC-32C
+ *	marks.c		a bit for each of many pages
+ *	json.c		JSON
+ *	latency.c	a histogram of times
+ *	message.c	what is said to people
+ *	bytes.h		integers at the boundary, byte by byte
+ *	snap.h		the words every file shares
  */
 #include "snap.h"
 
