@@ -4,13 +4,7 @@
 
 . "$(dirname "$0")/lib.sh"
 
-setUp() { enter; }
-tearDown() { leave; }
-
-# What there is: none, and zstd if it was built in; coded is the last of them.
-codecs=none
-! has_zstd || codecs="none zstd"
-coded=--compress=${codecs##* }
+find_codecs
 
 # said IMAGE: what check says of it when it is good.
 said() {

@@ -12,7 +12,6 @@ setUp() {
 	SNAP=$under_test
 	enter
 }
-tearDown() { leave; }
 
 # compiles MAKE: would it compile anything? (bmake -q says so always.)
 compiles() {

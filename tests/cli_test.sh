@@ -4,9 +4,6 @@
 
 . "$(dirname "$0")/lib.sh"
 
-setUp() { enter; }
-tearDown() { leave; }
-
 # refused MESSAGE ARG...: exit 1, nothing on stdout.
 refused() {
 	message=$1

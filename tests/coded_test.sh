@@ -5,9 +5,6 @@
 
 . "$(dirname "$0")/lib.sh"
 
-setUp() { enter; }
-tearDown() { leave; }
-
 test_streams_of_all_shapes() {
 	needs_zstd || return 0
 	while read -r options; do

@@ -3,9 +3,6 @@
 
 . "$(dirname "$0")/lib.sh"
 
-setUp() { enter; }
-tearDown() { leave; }
-
 # options_of VERB: those of the table in options.c; without a verb, all.
 options_of() {
 	python3 - "$TOP/options.c" "$@" <<-'END'
@@ -37,7 +34,7 @@ bash_offers() {
 }
 
 test_bash() {
-	command -v bash >/dev/null || { echo "SKIP no bash"; return 0; }
+	requires bash || return 0
 	assertTrue "verbs were found" "[ $(verbs | wc -l) -ge 8 ]"
 	assertEquals "$(verbs | sort)" "$(bash_offers "" | sort)"
 	for verb in $(verbs); do
@@ -82,7 +79,7 @@ test_zsh() {
 		assertEquals "$verb" "$(options_of "$verb" | grep -v -e --version -e --help | sort)" \
 			"$(cat offered)"
 	done
-	command -v zsh >/dev/null || { echo "SKIP no zsh: the file was compared, but not run"; return 0; }
+	command -v zsh >/dev/null || skip "no zsh: the file was compared, but not run" || return 0
 	run zsh -n "$TOP/completion/_qemu-snap"
 	expect 0 ""
 	run zsh -f -c 'zmodload zsh/zpty

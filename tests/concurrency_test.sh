@@ -4,9 +4,6 @@
 
 . "$(dirname "$0")/lib.sh"
 
-setUp() { enter; }
-tearDown() { leave; }
-
 # slowly FILE COMMAND...: COMMAND's output goes to FILE, but after 4 KiB not before "go": until
 # then COMMAND writes no more than a pipe holds.
 slowly() {

@@ -4,9 +4,6 @@
 
 . "$(dirname "$0")/lib.sh"
 
-setUp() { enter; }
-tearDown() { leave; }
-
 test_every_changed_byte_is_found() {
 	mk s --block=a:60 --block=b:3 --zero=30 --json=1000 --devices=3
 	save i s --unit-pages=4
@@ -70,8 +67,7 @@ places() {
 }
 
 test_a_bad_page_is_named_with_its_place() {
-	codecs=none
-	has_zstd && codecs="none zstd"
+	find_codecs
 	for codec in $codecs; do
 		python3 "$TOOLS/pagestream.py" 4096 a:10,b:30 0=c0 3=c3 10=c10 20=c20 21=c21 39=c39 >s
 		save i s --compress=$codec --unit-pages=2
@@ -143,8 +139,7 @@ qemu-snap: a: damaged: 2 faults"
 
 # What a quick check must find: all that is not in a page. What it must not: anything in one.
 test_a_quick_check_finds_all_but_pages() {
-	codecs=none
-	has_zstd && codecs="none zstd"
+	find_codecs
 	for codec in $codecs; do
 		mk s --block=a:60 --block=b:3 --zero=30 --json=1000 --devices=3
 		save i s --unit-pages=4 --compress=$codec --label=x

@@ -5,12 +5,7 @@
 
 . "$(dirname "$0")/lib.sh"
 
-setUp() { enter; }
-tearDown() { leave; }
-
-codecs=none
-! has_zstd || codecs="none zstd"
-coded=--compress=${codecs##* }
+find_codecs
 kinds="     changed     appeared  became zero  block"
 
 # differ A B [OPTION...]: exit status 0, not a word on stderr.
@@ -486,13 +481,11 @@ test_a_large_guest() {
 		python3 "$TOOLS/pagestream.py" 4096 m:1073741824 $(cat of_$image) >stream
 		"$SNAP" save $image <stream 2>err || fail "$(cat err)"	# it warns of the room
 	done
-	begin=$(date +%s)
-	python3 "$TOOLS/peak.py" peak "$SNAP" diff s t >out
+	# Seconds of the processor, however busy the machine is; less than one does.
+	(ulimit -t ${SANITIZED:+1}10; exec python3 "$TOOLS/peak.py" peak "$SNAP" diff s t >out)
 	assertEquals 0 $?
-	took=$(($(date +%s) - begin))
 	assertContains "$(tail -n 1 out)" "  0        28672        14336  total"
 	[ -z "${SANITIZED-}" ] || return 0
-	assertTrue "$took s" "[ $took -le 10 ]"
 	assertTrue "$(cat peak) KiB" "[ $(cat peak) -le 24576 ]"
 }
 

@@ -22,7 +22,7 @@ test_page_server_killed_with_huge_pages() {
 
 test_page_server_killed_with_a_base() {
 	scenario resume --count=1 --base-args=
-	has_zstd || return 0
+	needs_zstd || return 0
 	scenario resume --count=1 --save-args=--compress=zstd
 	scenario resume --count=1 --save-args=--compress=zstd --base-args=--compress=zstd
 }

@@ -4,9 +4,6 @@
 
 . "$(dirname "$0")/lib.sh"
 
-setUp() { enter; }
-tearDown() { leave; }
-
 test_the_example() {
 	python3 "$TOOLS/tinystream.py" >s
 	save i s --reproducible --unit-pages=2 --cluster-size=64K

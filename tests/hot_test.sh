@@ -5,9 +5,6 @@
 
 . "$(dirname "$0")/lib.sh"
 
-setUp() { enter; }
-tearDown() { leave; }
-
 hotlist() {
 	python3 "$TOOLS/hotlist.py" "$@"
 }

@@ -5,9 +5,6 @@
 
 . "$(dirname "$0")/lib.sh"
 
-setUp() { enter; }
-tearDown() { leave; }
-
 # true_facts IMAGE: what info --json says is what the second reader finds.
 true_facts() {
 	run "$SNAP" info --json "$1"

@@ -17,7 +17,8 @@ SHUNIT_COLOR=none
 # Load the test framework: the last line of every script.
 shunit=$(command -v shunit2) || shunit=/usr/share/shunit2/shunit2
 
-# A fresh directory for each test, the working directory in it. In setUp and tearDown.
+# A fresh directory for each test, the working directory in it; so setUp and tearDown, unless a suite has
+# others.
 enter() {
 	dir=$(mktemp -d "${TMPDIR:-/tmp}/qemu-snap-test.XXXXXX") && cd "$dir" || exit 1
 }
@@ -27,6 +28,9 @@ leave() {
 	dir=
 	return 0
 }
+
+setUp() { enter; }
+tearDown() { leave; }
 
 # run CMD...: sets status, and leaves stdout and stderr in the files out and err.
 run() {
@@ -118,6 +122,13 @@ has_zstd() {
 
 needs_zstd() {
 	has_zstd || skip "built without zstd"
+}
+
+# Sets codecs, the names of those there are, and coded, the option for the last of them.
+find_codecs() {
+	codecs=none
+	! has_zstd || codecs="none zstd"
+	coded=--compress=${codecs##* }
 }
 
 # holds_stream IMAGE STREAM [OPTION]: both readers find the image good, and the pages and the rest of the
@@ -277,10 +288,8 @@ on_qemus() {
 # Are 160 huge pages of 2 MiB free, or can be had? oneTimeTearDown gives them back.
 needs_huge_pages() {
 	number=/proc/sys/vm/nr_hugepages
-	[ "$(awk '/^Hugepagesize/ { print $2 }' /proc/meminfo)" = 2048 ] || {
-		echo "SKIP no huge pages of 2 MiB"
-		return 1
-	}
+	[ "$(awk '/^Hugepagesize/ { print $2 }' /proc/meminfo)" = 2048 ] ||
+		skip "no huge pages of 2 MiB" || return
 	free=$(awk '/^HugePages_Free/ { print $2 }' /proc/meminfo)
 	[ "$free" -lt 160 ] || return 0
 	before=$(cat $number)
@@ -288,9 +297,8 @@ needs_huge_pages() {
 		huge_pages_before=$before
 		echo $((before - free + 160)) >$number
 	} 2>/dev/null
-	[ "$(awk '/^HugePages_Free/ { print $2 }' /proc/meminfo)" -lt 160 ] || return 0
-	echo "SKIP cannot reserve huge pages"
-	return 1
+	[ "$(awk '/^HugePages_Free/ { print $2 }' /proc/meminfo)" -ge 160 ] ||
+		skip "cannot reserve huge pages"
 }
 
 give_huge_pages_back() {

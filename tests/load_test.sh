@@ -4,9 +4,6 @@
 
 . "$(dirname "$0")/lib.sh"
 
-setUp() { enter; }
-tearDown() { leave; }
-
 # The stream that load emits is one from which save makes the identical image, and all that is not
 # RAM is the original's, byte for byte.
 test_round_trip() {
@@ -51,7 +48,7 @@ test_same_stream_for_any_number_of_threads() {
 }
 
 test_peak_memory() {
-	[ -z "${SANITIZED-}" ] || { echo "SKIP memory: a sanitizer needs some itself"; return; }
+	[ -z "${SANITIZED-}" ] || skip "memory: a sanitizer needs some itself" || return 0
 	mk s --block=a:100000 --zero=10
 	save i s
 	python3 "$TOOLS/peak.py" peak "$SNAP" load i >l

@@ -29,9 +29,6 @@ oneTimeSetUp() {
 	tarball=$top/tree/$name.tar.gz
 }
 oneTimeTearDown() { [ -z "${top-}" ] || rm -rf "$top"; }
-setUp() { enter; }
-tearDown() { leave; }
-
 can_pack() { [ -z "$why" ] || skip "$why"; }
 
 # The program's own version names it; else nothing here would be found.

@@ -4,9 +4,6 @@
 
 . "$(dirname "$0")/lib.sh"
 
-setUp() { enter; }
-tearDown() { leave; }
-
 # The destination has in the end what was saved, and nothing else.
 test_every_page_arrives() {
 	while read -r options; do
@@ -71,8 +68,9 @@ test_requests_in_a_row() {
 # Where requests are scattered, what is in the pipe only keeps them waiting: it is made short. How long
 # a request took is told.
 test_scattered_requests_find_a_short_pipe() {
-	[ "$(uname)" = Linux ] || { echo "SKIP pipe: its size is the system's"; return; }
-	[ -z "${SANITIZED-}" ] || { echo "SKIP pipe: a request takes too long to be read"; return; }
+	[ "$(uname)" = Linux ] || skip "pipe: its size is the system's" || return 0
+	[ -z "${SANITIZED-}" ] || skip "pipe: a request takes too long to be read" ||
+		return 0
 	mk s --block=a:20000 --zero=0
 	save i s
 	serve --latency --requests=500 --read-delay=300 -- --trace --postcopy load i
@@ -139,7 +137,7 @@ test_a_peer_that_goes_away() {
 }
 
 test_blocks_that_are_not_whole_host_pages() {
-	[ "$(getconf PAGESIZE)" -gt 1024 ] || return 0
+	[ "$(getconf PAGESIZE)" -gt 1024 ] || skip "a host with pages of 1024 bytes" || return 0
 	mk s --page-size=1024 --page-bits --block=a:4001
 	save i s
 	serve --expect-exit=1 -- --postcopy load i
@@ -149,7 +147,7 @@ test_blocks_that_are_not_whole_host_pages() {
 # QEMU itself says so, too: "Target page size bigger than host page size".
 test_pages_larger_than_those_of_the_host() {
 	size=$(getconf PAGESIZE)
-	[ "$size" -lt 65536 ] || return 0
+	[ "$size" -lt 65536 ] || skip "there are no pages larger than those of this host" || return 0
 	mk s --page-size=$((2 * size)) --page-bits --block=a:40
 	save i s
 	serve --expect-exit=1 -- --postcopy load i
@@ -180,7 +178,7 @@ test_pages_of_the_destination() {
 		--page-size=1024 --page-bits --block=a:8192|--host-page-size=2M|--host-page=a=2097152
 		--block=a:8192|--host-page-size=4K|
 	END
-	[ "$(getconf PAGESIZE)" = 4096 ] || return 0
+	[ "$(getconf PAGESIZE)" = 4096 ] || skip "refusals: a host with other pages" || return 0
 	mk s --block=a:1025 --block=b:512
 	save i s
 	while IFS='|' read -r says ours; do

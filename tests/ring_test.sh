@@ -4,9 +4,6 @@
 
 . "$(dirname "$0")/lib.sh"
 
-setUp() { enter; }
-tearDown() { leave; }
-
 test_ring() {
 	for workers in 0 1 2 4 16; do
 		for depth in 1 2 9 64; do

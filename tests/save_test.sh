@@ -5,9 +5,6 @@
 
 . "$(dirname "$0")/lib.sh"
 
-setUp() { enter; }
-tearDown() { leave; }
-
 # Streams of all shapes, by two readers that share no code with the program.
 test_streams_of_all_shapes() {
 	while read -r options; do
@@ -181,7 +178,7 @@ test_dense() {
 }
 
 test_peak_memory() {
-	[ -z "${SANITIZED-}" ] || { echo "SKIP memory: a sanitizer needs some itself"; return; }
+	[ -z "${SANITIZED-}" ] || skip "memory: a sanitizer needs some itself" || return 0
 	for guest in "--block=m:131072 --zero=20" "--block=m:16777216 --zero=99"; do
 		# shellcheck disable=SC2086
 		"$TOOLS/mkstream" $guest | python3 "$TOOLS/peak.py" peak "$SNAP" save i 2>err
@@ -368,8 +365,8 @@ test_odd_ends() {
 	ended 1 $? "stdin closed: $(cat err)"
 }
 
-# SIGTERM: said at once, the source is drained all the same, no file stays.
-test_a_signal_gives_up_but_drains() {
+# begin_save: of the stream s, the first million bytes of which go to descriptor 3; sets pid.
+begin_save() {
 	mk s --block=a:3000 --json=1000 --devices=2
 	mkfifo pipe
 	"$SNAP" save i <pipe 2>err &
@@ -377,6 +374,11 @@ test_a_signal_gives_up_but_drains() {
 	exec 3>pipe
 	head -c 1000000 s >&3
 	wait_for 10 sh -c 'ls i.part.* >/dev/null 2>&1'
+}
+
+# SIGTERM: said at once, the source is drained all the same, no file stays.
+test_a_signal_gives_up_but_drains() {
+	begin_save
 	kill $pid
 	wait_for 10 test -s err
 	assertContains "$(cat err)" "given up"
@@ -391,13 +393,7 @@ test_a_signal_gives_up_but_drains() {
 
 # SIGKILL leaves no time for a drain: the guard does it, in spite of what was sent to the group.
 test_the_guard_drains_when_the_saver_is_killed() {
-	mk s --block=a:3000 --json=1000 --devices=2
-	mkfifo pipe
-	"$SNAP" save i <pipe 2>err &
-	pid=$!
-	exec 3>pipe
-	head -c 1000000 s >&3
-	wait_for 10 sh -c 'ls i.part.* >/dev/null 2>&1'
+	begin_save
 	kill -9 $pid
 	wait $pid 2>/dev/null
 	tail -c +1000001 s >&3
@@ -527,7 +523,7 @@ os.execv(sys.argv[1], sys.argv[1:])' "$SNAP" --bogus save i 2>err
 # the device state is synced. tools/holds.py watches both through strace, under which no sanitizer can
 # look for leaks.
 test_the_source_is_held_back_until_the_sync() {
-	command -v strace >/dev/null 2>&1 || { echo "SKIP no strace"; return 0; }
+	requires strace || return 0
 	for options in "--block=a:3000" "--block=a:1001 --block=zz:1 --zero=0 --absent=10" \
 	    "--block=a:3000 --zero=0 --devices=3" "--kind=ordinary --passes=2 --block=a:1500" \
 	    "--block=a:2000 --block=rom:300 --zero=10" "--block=a:3000 --json=40000" \

@@ -9,7 +9,6 @@ setUp() {
 	mk s --seed=1 --block=pc.ram:300
 	save i s
 }
-tearDown() { leave; }
 
 # gives STATUS MESSAGE ARG...: so ends the program, with nothing on stdout and nothing left but
 # what was there; MESSAGE "" is none.
