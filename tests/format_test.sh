@@ -5,7 +5,7 @@
 . "$(dirname "$0")/lib.sh"
 
 test_the_example() {
-	python3 "$TOOLS/tinystream.py" >s
+	python3 "$TOOLS/pagestream.py" 1024 m:2 0=x41 1=z >s
 	save i s --reproducible --unit-pages=2 --cluster-size=64K
 	od -Ad -tx1 i >dump
 	sed -n '/^## 18/,/^## 19/p' "$TOP/format.md" | sed -n '/^```$/,/^```$/p' | grep -v '^```' >doc
@@ -29,7 +29,7 @@ test_crc() {
 
 # The promise: what a released version wrote can be read by all later ones.
 test_images_of_released_versions() {
-	python3 "$TOOLS/tinystream.py" >s
+	python3 "$TOOLS/pagestream.py" 1024 m:2 0=x41 1=z >s
 	pages_of <s >want
 	for image in "$TESTS"/data/good-*.snap; do
 		run "$SNAP" check "$image"
@@ -109,7 +109,7 @@ refused() {
 
 # One image for each thing that must be refused, its checksums made right again.
 test_each_refusal() {
-	python3 "$TOOLS/tinystream.py" >s
+	python3 "$TOOLS/pagestream.py" 1024 m:2 0=x41 1=z >s
 	save i s --reproducible --unit-pages=2 --cluster-size=64K
 	python3 "$TOOLS/badimage.py" plain i >kinds
 	assertTrue "kinds" "[ $(wc -l <kinds) -gt 80 ]"

@@ -23,7 +23,7 @@ oneTimeSetUp() {
 	python3 "$TOOLS/pagestream.py" 4096 m:1073741824 0=r1 5=z 8192=x01 536870912=c2 \
 		1073741823=r2 >4-tib
 	python3 "$TOOLS/pagestream.py" 4096 m:2097152 1=r1 2097151=r2 >8-gib
-	python3 "$TOOLS/tinystream.py" >tiny
+	python3 "$TOOLS/pagestream.py" 1024 m:2 0=x41 1=z >tiny
 	cd "$work/bad" && "$SNAP" --reproducible --unit-pages=2 --cluster-size=64K save i <../in/tiny &&
 		python3 "$TOOLS/badimage.py" plain i >kinds && rm i
 	cd "$work/far" && "$SNAP" --unit-pages=4 --reproducible save near <../in/changed &&

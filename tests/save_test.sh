@@ -460,7 +460,7 @@ test_what_looks_like_the_end_is_not() {
 	# In the state of device d; then that of its true end: footer, end-of-file byte.
 	printf '\176\0\0\0\7\0\6\0\0\0\23{"page_size": 1024}' >forged
 	printf '\176\0\0\0\7\0' >rest
-	python3 "$TOOLS/tinystream.py" --return-path | head -c -6 >begin
+	python3 "$TOOLS/pagestream.py" --return-path 1024 m:2 0=x41 1=z | head -c -6 >begin
 	for pause in 0 0.05; do
 		{ cat begin forged; sleep $pause; cat forged rest; } | "$SNAP" save i 2>err >out
 		ended 0 $? "$(cat err)"

@@ -269,7 +269,8 @@ def main():
         write('import/' + key, bytes([len(data) & 0x38]) + data)
     for kind in BAD:
         write('stream/bad-' + kind, b'\x08' + run([MKSTREAM, '--bad=' + kind] + PAGES))
-    tiny = run([sys.executable, os.path.join(TOOLS, 'tinystream.py')])
+    tiny = run([sys.executable, os.path.join(TOOLS, 'pagestream.py'), '1024', 'm:2', '0=x41',
+                '1=z'])
     wide = {key: wide_stream(*args) for key, args in WIDE.items()}
     for key, data in list(wide.items()) + [('tiny', tiny)]:
         write('stream/' + key, b'\x08' + data)

@@ -8,9 +8,9 @@ usage: badimage.py plain|coded|based IMAGE
 Writes KIND.bad for each kind of lie, and prints a line with the kind, the number of its rule in
 format.md (0: not told) and words of the message it should get.
 
-plain: IMAGE is that of tinystream.py with --unit-pages=2 and --reproducible; the offsets are those
-of the example in format.md. coded, based: those of format_test.sh, which tells what is in them; the
-bases that based images are led to get the UUID of the true one.
+plain: IMAGE is the example of format.md, which tells the offsets. coded, based: those of
+format_test.sh, which tells what is in them; the bases that based images are led to get the UUID of
+the true one.
 
 far: no lie. NEW is IMAGE, a raw one that was saved with --unit-pages=4, behind a hole of more than
 4 GiB, a section of a kind that readers pass over; and it was made in the year 2242.

@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Write a stream of just these pages, in this order.
 
-usage: pagestream.py PAGE_SIZE BLOCK:PAGES[,BLOCK:PAGES...] [PAGE=WHAT...]
+usage: pagestream.py [--return-path] PAGE_SIZE BLOCK:PAGES[,BLOCK:PAGES...] [PAGE=WHAT...]
 
 PAGE counts through all blocks; a page may come again. WHAT is what it holds: z zero, as a record
 without bytes; xHH this byte throughout; rN random bytes of seed N; cN such that compress; @FILE
-the bytes of a file. Pages not told of never come. A background snapshot, with one device.
+the bytes of a file. Pages not told of never come. A background snapshot, with one device and no JSON
+description; --return-path: it has the command OPEN_RETURN_PATH.
 """
 
 import bisect
@@ -39,6 +40,8 @@ def content(what):
         return f.read().ljust(page_size, b'\0')[:page_size]
 
 
+opening = sys.argv[1] == '--return-path'
+del sys.argv[1:1 + opening]
 page_size = int(sys.argv[1])
 blocks, firsts, total = [], [], 0
 for item in sys.argv[2].split(','):
@@ -49,7 +52,7 @@ for item in sys.argv[2].split(','):
 out = sys.stdout.buffer
 out.write(b'QEVM' + struct.pack('>I', 3) + b'\x07' + struct.pack('>I', 4) + b'none' +
           b'\x05' + name('configuration/target-page-bits') +
-          struct.pack('>II', 1, page_size.bit_length() - 1))
+          struct.pack('>II', 1, page_size.bit_length() - 1) + b'\x08\0\1\0\0' * opening)
 out.write(b'\x01' + RAM + name('ram') + struct.pack('>II', 0, 4) +
           word(total * page_size | MEM_SIZE) +
           b''.join(name(b) + word(n) for b, n in blocks) + word(EOS) + FOOTER + RAM)
