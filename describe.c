@@ -17,47 +17,44 @@
 #include <string.h>
 
 #include "bytes.h"
+#include "preamble.h"
 
 enum { HEAD = 5, DEVICES_STEP = 64 };
 
 int
 label_read(struct image *im, char text[LABEL_MAX + 1])
 {
-	const struct section *s = footer_section(image_footer(im), SEC_LABEL);
-	int err;
+	uint8_t *buf;
+	size_t len;
+	int err = image_section(im, SEC_LABEL, &buf, &len);
 
 	*text = '\0';
-	if (s == NULL || s->len == 0 || s->len > LABEL_MAX)
-		return 0;
-	if ((err = image_check_section(im, s)) != 0)
-		return err;
-	if ((err = image_read(im, s, 0, text, (size_t)s->len)) != 0 ||
-	    memchr(text, '\0', (size_t)s->len) != NULL)
-		*text = '\0';		/* no label of ours: as if it were not there */
-	else
-		text[s->len] = '\0';
+	/* What is no label of ours is as if it were not there. */
+	if (buf != NULL && len <= LABEL_MAX && memchr(buf, '\0', len) == NULL) {
+		memcpy(text, buf, len);
+		text[len] = '\0';
+	}
+	free(buf);
 	return err;
 }
 
 int
 machine_read(struct image *im, char name[MACHINE_MAX + 1])
 {
-	enum { AT = 8, NAME_AT = AT + 5, CONFIGURATION = 7 };
-	const struct section *s = footer_section(image_footer(im), SEC_PREAMBLE);
-	uint8_t head[NAME_AT];
-	uint32_t len = 0;
-	int err;
+	struct preamble p;
+	uint8_t *buf;
+	size_t len;
+	int err = image_section(im, SEC_PREAMBLE, &buf, &len);
 
 	*name = '\0';
-	if ((err = image_check_section(im, s)) != 0 || s->len < sizeof head)
-		return err;
-	if ((err = image_read(im, s, 0, head, sizeof head)) == 0 && head[AT] == CONFIGURATION)
-		len = get_be32(head + AT + 1);
-	if (err != 0 || len == 0 || len > MACHINE_MAX || len > s->len - sizeof head)
-		return err;
-	if ((err = image_read(im, s, NAME_AT, name, len)) != 0)
-		len = 0;
-	name[len] = '\0';
+	if (buf != NULL) {
+		preamble_parse(&p, buf, len);
+		if (p.machine != NULL && p.machine_len <= MACHINE_MAX) {
+			memcpy(name, p.machine, p.machine_len);
+			name[p.machine_len] = '\0';
+		}
+	}
+	free(buf);
 	return err;
 }
 

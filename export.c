@@ -17,7 +17,6 @@
 #include "options.h"
 #include "out.h"
 #include "preamble.h"
-#include "prologue.h"
 #include "send.h"
 #include "snap.h"
 #include "status.h"
@@ -364,7 +363,7 @@ put_mapped(struct export *x, const uint8_t *pre, size_t pre_len, const uint8_t *
 	size_t at, len;
 	int err;
 
-	if ((err = prologue_find_ram(x->im, pro, pro_len, &at, &len)) == 0 &&
+	if ((err = prologue_find_ram(x->ram, image_path(x->im), pro, pro_len, &at, &len)) == 0 &&
 	    (err = out_copy(&x->out, pre, pre_len)) == 0 &&
 	    (err = out_copy(&x->out, pro, at)) == 0 &&
 	    (err = put_start(x, pro + at, len, pre_len + at)) == 0 &&

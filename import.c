@@ -8,9 +8,9 @@
 #include <string.h>
 
 #include "aio.h"
-#include "foreign.h"
 #include "image.h"
 #include "options.h"
+#include "preamble.h"
 #include "snap.h"
 #include "store.h"
 #include "stream.h"

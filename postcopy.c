@@ -35,7 +35,7 @@
 
 #include "bytes.h"
 #include "pipe.h"
-#include "prologue.h"
+#include "preamble.h"
 #include "send.h"
 #include "server.h"
 #include "table.h"
@@ -122,7 +122,7 @@ send_prologue(struct server *p)
 
 	if ((err = image_section(p->im, SEC_PROLOGUE, &buf, &len)) != 0)
 		return err;
-	err = prologue_find_ram(p->im, buf, len, &start, &ram_len);
+	err = prologue_find_ram(p->ram, image_path(p->im), buf, len, &start, &ram_len);
 	at = buf;
 	n = start + RAM_START_HEAD;
 	for (k = 0; k < p->ram->nblk && err == 0; k++) {

@@ -15,7 +15,7 @@
 #include "bytes.h"
 #include "codec.h"
 #include "crc32c.h"
-#include "foreign.h"
+#include "preamble.h"
 
 enum {
 	TOLD_MAX = 100,		/* faults of which the place is printed */
