@@ -13,19 +13,17 @@
 #   readimg.py block IMAGE BLOCK   the memory of a block to standard output
 #   readimg.py rest IMAGE          preamble, prologue, iterables and tail
 #   readimg.py stream IMAGE        a migration stream (section 10)
-#   readimg.py facts IMAGE         label, machine, devices, pages by block: JSON
+#   readimg.py facts IMAGE         label, machine, devices, disks, pages by block: JSON
+#   readimg.py hot IMAGE           the hot list in the image: page numbers
 #
 # Ancestors are opened when a page in them is wanted, by check always. Coded
 # images need libzstd.so.1; where it is missing they are refused as R4 says.
 #
 # Exit status: 0 good; 1 usage, no such block, an ancestor that is not to be
-# found (R55), or an error of the system; 2 the image is refused, with one line
+# found (R53), or an error of the system; 2 the image is refused, with one line
 # that begins with the refusal's number ("check": on standard output, otherwise:
 # on standard error). What is wrong in an ancestor has its name before it.
 #
-# Where a number only repeats an earlier one for the whole file (R47, R52, R53),
-# the earlier one is printed; R47 is left for sections that are not known.
-
 import ctypes
 import codecs
 import ctypes.util
@@ -52,8 +50,11 @@ UNIT_CACHE = 64                 # decoded units kept, at most CODED_MAX each
 
 DATA, UNITS, LEAVES, NODES, ROOT = 1, 2, 3, 4, 5
 PREAMBLE, PROLOGUE, RAM_MAP, ITERABLES, TAIL = 16, 17, 18, 19, 20
-ANCESTORS, LABEL, HOT = 21, 22, 23
+ANCESTORS, LABEL, HOT, DISKS = 21, 22, 23, 24
 LABEL_MAX = 4096
+HOT_MAX = 4194304               # pages
+DISKS_MAX = 256
+DISK_STRINGS = ("name", 255), ("file", 4095), ("format", 31), ("next", 4095)
 
 KIND_LEAF, KIND_NODE, KIND_ROOT, KIND_UNITS = 1, 2, 3, 4
 KIND_NAME = {1: "leaf", 2: "node", 3: "root", 4: "unit leaf"}
@@ -62,6 +63,7 @@ ABSENT, ZERO, STORED, ANCESTOR = 0, 1, 2, 3
 FLAG_ENDED, FLAG_IGNORE_SHARED = 1, 2
 FEATURE_ANCESTORS, FEATURE_ZSTD = 1, 2
 RAW, ZSTD = 0, 1                # codecs
+ZSTD_MAGIC = 0xFD2FB528         # how a frame begins
 
 
 class Refused(Exception):
@@ -178,15 +180,22 @@ def zstd_library():
             z.ZSTD_decompress.restype = ctypes.c_size_t
             z.ZSTD_decompress.argtypes = (ctypes.c_void_p, ctypes.c_size_t,
                                           ctypes.c_char_p, ctypes.c_size_t)
+            z.ZSTD_findFrameCompressedSize.restype = ctypes.c_size_t
+            z.ZSTD_findFrameCompressedSize.argtypes = (ctypes.c_char_p,
+                                                       ctypes.c_size_t)
             return z
     raise Refused(4, "not understood: coded with zstd (feature bit 1), and "
                   "libzstd.so.1 is not here")
 
 
 def zstd_decode(z, stored, length):
-    """What stored decodes to, if that has just this length; else None"""
+    """What stored decodes to, if it is one frame of just this length; else None"""
     out = ctypes.create_string_buffer(length)
-    # An error is a number close to 2^64, so never the length.
+    # The library would take several frames, and skip some. An error is a number close to 2^64,
+    # so never a length.
+    if u32(stored, 0) != ZSTD_MAGIC or \
+            z.ZSTD_findFrameCompressedSize(stored, len(stored)) != len(stored):
+        return None
     if z.ZSTD_decompress(out, length, stored, len(stored)) != length:
         return None
     return out.raw
@@ -195,7 +204,7 @@ def zstd_decode(z, stored, length):
 # --- the file, header and footer (sections 3 and 4) ---------------------------
 
 class Image:
-    """An image that was opened: R1 to R28 and R54 are checked"""
+    """An image that was opened: R1 to R28 and R52 are checked"""
 
     def __init__(self, path):
         self.path = path
@@ -308,7 +317,7 @@ class Image:
             refuse_if(s.offset != at, 19,
                       "section %d not where the one before it ends" % s.type)
             at += s.length
-        refuse_if(entries and at != footer, 19,
+        refuse_if(at != footer, 19,
                   "the last section does not end at the footer")
         self.sections = {}
         for s in entries:
@@ -466,22 +475,22 @@ class Image:
         b = self.section_bytes(ANCESTORS)
         if not self.has_ancestors:
             return
-        refuse_if(len(b) < 4, 54, "ancestors: no number")
+        refuse_if(len(b) < 4, 52, "ancestors: no number")
         count = u32(b, 0)
-        refuse_if(not 1 <= count <= 255, 54, "ancestors: %d of them" % count)
+        refuse_if(not 1 <= count <= 255, 52, "ancestors: %d of them" % count)
         at = 4
         for k in range(count):
             what = "ancestor %d: " % k
-            refuse_if(at + 18 > len(b), 54, what + "does not end inside")
+            refuse_if(at + 18 > len(b), 52, what + "does not end inside")
             uuid, n = b[at:at + 16], u16(b, at + 16)
-            refuse_if(not 1 <= n <= 4095, 54, what + "length of its path")
-            refuse_if(at + 18 + n > len(b), 54, what + "does not end inside")
+            refuse_if(not 1 <= n <= 4095, 52, what + "length of its path")
+            refuse_if(at + 18 + n > len(b), 52, what + "does not end inside")
             path = b[at + 18:at + 18 + n]
-            refuse_if(0 in path, 54, what + "a zero byte in its path")
-            refuse_if(uuid in [a.uuid for a in self.ancestors], 54, what + "its UUID twice")
+            refuse_if(0 in path, 52, what + "a zero byte in its path")
+            refuse_if(uuid in [a.uuid for a in self.ancestors], 52, what + "its UUID twice")
             self.ancestors.append(Ancestor(uuid, path))
             at += 18 + n
-        refuse_if(at != len(b), 54, "ancestors: bytes left over")
+        refuse_if(at != len(b), 52, "ancestors: bytes left over")
 
     def find_ancestor(self, a):
         """Where it was, or beside this image"""
@@ -490,7 +499,7 @@ class Image:
                      os.path.join(directory, os.path.basename(a.path))):
             if uuid_of(path) == a.uuid:
                 return path
-        raise OSError("R55: an ancestor is not to be found: UUID %s, path %s" %
+        raise OSError("R53: an ancestor is not to be found: UUID %s, path %s" %
                       (a.uuid.hex(), ascii(a.path)[1:]))
 
     def open_ancestor(self, k):
@@ -499,10 +508,10 @@ class Image:
             path = os.fsdecode(self.find_ancestor(a))
             with Within(path):
                 a.image = Image(path)
-                refuse_if(a.image.page_size != self.page_size, 55,
+                refuse_if(a.image.page_size != self.page_size, 54,
                           "an ancestor with another page size")
                 refuse_if([(b.name, b.pages) for b in a.image.blocks] !=
-                          [(b.name, b.pages) for b in self.blocks], 55,
+                          [(b.name, b.pages) for b in self.blocks], 54,
                           "an ancestor with other blocks")
         return a.image
 
@@ -514,9 +523,9 @@ class Image:
         there = self.open_ancestor(k)
         with Within(there.path):
             state, entry = there.lookup(page)
-            refuse_if(state != STORED, 56, "%s: not stored" % self.where(page))
+            refuse_if(state != STORED, 55, "%s: not stored" % self.where(page))
             slot = there.slot_of_entry(page, entry)
-            refuse_if(there.locate(page, slot)[3] != crc, 56,
+            refuse_if(there.locate(page, slot)[3] != crc, 55,
                       "%s: not what it was" % self.where(page))
             return there.stored_page(page, slot)
 
@@ -543,12 +552,13 @@ class Image:
         refuse_if(not all_zero(b[end:]), 34, what + "padding not zero")
         return states[:pages], b[2080:end]
 
-    def walk(self, low, high, sums=None):
+    def walk(self, low, high, ends=None):
         """The page table for the page numbers from low up to high.
 
         Yields (page, count, states, entries). Where a node or a leaf is not
         there, states is the number ABSENT or ZERO and holds for all the pages.
-        What is yielded may begin before low and end behind high.
+        What is yielded may begin before low and end behind high. With ends, the
+        parts must follow one another (R50): that is where they have come to.
         """
         node_at, node_words = self.root
         for k, node_word in enumerate(node_words):
@@ -561,12 +571,11 @@ class Image:
                 continue
             if here:
                 node = self.read_node(k, node_at, 16 * node_word)
-                yield from self.walk_node(k, node, low, high, sums)
+                self.follows(ends, NODES, node_at, 16 * node_word)
+                yield from self.walk_node(k, node, low, high, ends)
             node_at += 16 * node_word
-            if sums is not None:
-                sums[NODES] += 16 * node_word
 
-    def walk_node(self, k, node, low, high, sums):
+    def walk_node(self, k, node, low, high, ends):
         leaf_at, leaf_words = node
         for j, leaf_word in enumerate(leaf_words):
             index = k * NODE_LEAVES + j
@@ -580,10 +589,16 @@ class Image:
             if here:
                 states, entries = self.read_leaf(index, leaf_at,
                                                  16 * leaf_word)
+                self.follows(ends, LEAVES, leaf_at, 16 * leaf_word)
                 yield first, count, states, entries
             leaf_at += 16 * leaf_word
-            if sums is not None:
-                sums[LEAVES] += 16 * leaf_word
+
+    def follows(self, ends, section, at, length):
+        """With ends: does the part begin where the one before it ended?"""
+        if ends is not None:
+            refuse_if(at != ends[section], 50, "section %d: a part not where "
+                      "the one before it ends" % section)
+            ends[section] += length
 
     def lookup(self, page):
         """State and entry of one page"""
@@ -780,7 +795,7 @@ FOUR_STATES = [bytes((x & 3, x >> 2 & 3, x >> 4 & 3, x >> 6))
                for x in range(256)]
 
 
-# --- checking the whole file (R29 to R56) -------------------------------------
+# --- checking the whole file (R29 to R55) -------------------------------------
 
 def check_zeros(img):
     refuse_if(not all_zero(img.read(4096, img.data_start - 4096)), 46,
@@ -790,7 +805,7 @@ def check_zeros(img):
 def check_sections(img):
     for s in img.sections.values():
         if s.type >= 16:
-            number = 45 if s.type <= LABEL else 47
+            number = 45 if s.type <= DISKS else 47
             refuse_if(not img.section_crc_ok(s), number,
                       "section %d: wrong CRC" % s.type)
 
@@ -836,10 +851,10 @@ def check_page_table(img, page_in_slot):
     Returns page and entry of the pages in ancestors.
     """
     counts = [0, 0, 0, 0]
-    sums = {NODES: 0, LEAVES: 0}
+    ends = {t: img.sections[t].offset for t in (NODES, LEAVES)}
     named = bytearray(img.slots)
     elsewhere = []
-    for first, count, states, entries in img.walk(0, img.pages, sums):
+    for first, count, states, entries in img.walk(0, img.pages, ends):
         if isinstance(states, int):
             counts[states] += count
             continue
@@ -864,9 +879,10 @@ def check_page_table(img, page_in_slot):
     for slot, yes in enumerate(named):
         refuse_if(not yes and page_in_slot[slot] < DEAD, 39,
                   "slot %d: its page does not lie there" % slot)
-    for section, total in sums.items():
-        refuse_if(total != img.sections[section].length, 50,
-                  "section %d: not the sum of its parts" % section)
+    for t, end in ends.items():
+        s = img.sections[t]
+        refuse_if(end != s.offset + s.length, 50,
+                  "section %d: longer than its parts" % t)
     refuse_if(counts[ZERO] != img.zero or counts[STORED] != img.stored or
               counts[ANCESTOR] != img.ancestor, 51,
               "footer: numbers of pages not those of the leaves")
@@ -901,9 +917,9 @@ def check_data(img, page_in_slot, crcs, heads):
 
 def check_ancestors(img, elsewhere):
     for k in range(len(img.ancestors)):
-        img.open_ancestor(k)                                    # R55
+        img.open_ancestor(k)                                    # R53, R54
     for page, entry in elsewhere:
-        img.ancestor_page(page, entry)                          # R44, R56
+        img.ancestor_page(page, entry)                          # R44, R55
 
 
 def check(img):
@@ -925,7 +941,7 @@ def cmd_check(img, out):
 def cmd_list(img, out):
     for block in img.blocks:
         for page, b in img.pages_of(block):
-            word = b"zero" if b is None else b"%08x" % zlib.crc32(b)
+            word = b"zero" if b is None or all_zero(b) else b"%08x" % zlib.crc32(b)
             out.write(b"%s %x %s\n" %
                       (block.name, page * img.page_size, word))
 
@@ -966,6 +982,33 @@ def label_of(img):
     """Section 11: one that is too long, or has a zero byte, is none"""
     b = img.section_bytes(LABEL)
     return b if len(b) <= LABEL_MAX and 0 not in b else b""
+
+
+def hot_list_of(img):
+    """Section 11: one with a page that the guest does not have is none"""
+    b = img.section_bytes(HOT)
+    pages = [u40(b, at) for at in range(0, len(b) // 5 * 5, 5)]
+    good = len(b) % 5 == 0 and len(pages) <= HOT_MAX and \
+        all(p < img.pages for p in pages)
+    return pages if good else []
+
+
+def disks_of(img):
+    """Section 11: what is in no good form is none"""
+    b = img.section_bytes(DISKS)
+    if len(b) < 8 or u32(b, 0) > 1 or u32(b, 4) > DISKS_MAX:
+        return []
+    disks, at = [], 8
+    for _ in range(u32(b, 4)):
+        disks.append({})
+        for key, most in DISK_STRINGS:
+            n = u16(b, at)
+            text = b[at + 2:at + 2 + n]
+            if at + 2 + n > len(b) or n > most or 0 in text:
+                return []
+            disks[-1][key] = text_of(text)
+            at += 2 + n
+    return disks if at == len(b) else []
 
 
 def machine_of(img):
@@ -1011,7 +1054,7 @@ def cmd_facts(img, out):
     facts = {"uuid": str(uuid.UUID(bytes=img.uuid)), "page-size": img.page_size,
              "label": text_of(label_of(img)) or None,
              "machine": text_of(machine_of(img)) or None,
-             "devices": devices_of(img), "blocks": blocks,
+             "devices": devices_of(img), "disks": disks_of(img), "blocks": blocks,
              "file-size": img.length, "data-size": data,
              "guest-size": img.pages * img.page_size,
              "size-ratio": round(img.length / (img.pages * img.page_size), 4),
@@ -1023,6 +1066,11 @@ def cmd_facts(img, out):
              "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(img.time))
              if img.time else None}
     out.write(json.dumps(facts, indent=1).encode())
+
+
+def cmd_hot(img, out):
+    for page in hot_list_of(img):
+        out.write(b"%d\n" % page)
 
 
 def ram_section(img, out, type, blocks):
@@ -1052,13 +1100,14 @@ def cmd_stream(img, out):
 
 COMMANDS = {"check": (cmd_check, 1), "list": (cmd_list, 1),
             "block": (cmd_block, 2), "rest": (cmd_rest, 1),
-            "stream": (cmd_stream, 1), "facts": (cmd_facts, 1)}
+            "stream": (cmd_stream, 1), "facts": (cmd_facts, 1),
+            "hot": (cmd_hot, 1)}
 
 
 def main(args):
     if not args or args[0] not in COMMANDS or \
             len(args) != 1 + COMMANDS[args[0]][1]:
-        print("usage: readimg.py check|list|rest|stream|facts IMAGE\n"
+        print("usage: readimg.py check|list|rest|stream|facts|hot IMAGE\n"
               "       readimg.py block IMAGE BLOCK", file=sys.stderr)
         return 1
     out = sys.stdout.buffer
