@@ -94,7 +94,7 @@ struct part {
 /* Write the header of a part into the first bytes of buf; p->len bytes of it
  * must be complete. */
 void part_seal(uint8_t *buf, const struct part *p);
-/* Check what the len bytes at buf are: NULL, or what is wrong. */
+/* Check what the len bytes at buf, PART_MAX at most, are: NULL, or what is wrong. */
 const char *part_check(const uint8_t *buf, size_t len, struct part *want);
 
 /* A page leaf.  All zero bytes: every page absent. */
