@@ -4,6 +4,7 @@
  */
 #include "disks.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,7 +13,8 @@
 enum {
 	HEAD = 8,
 	RAN = 1,		/* flag */
-	STRINGS = 4		/* of a disk */
+	STRINGS = 4,		/* of a disk: each has a byte more than in its struct */
+	SECTION_MAX = HEAD + DISKS_MAX * (int)(sizeof(struct disk) + STRINGS)
 };
 
 /* String i of a disk, and its room. */
@@ -52,7 +54,7 @@ disks_pack(const struct disks *d, size_t *len)
 	return buf;
 }
 
-/* Take what is in a section; 0, or -1: it is none. */
+/* Take what is in a section, there being room for the most; 0, or -1: it is none. */
 static int
 unpack(struct disks *d, const uint8_t *p, size_t len)
 {
@@ -65,8 +67,6 @@ unpack(struct disks *d, const uint8_t *p, size_t len)
 		return -1;
 	d->ran = get_le32(p) & RAN;
 	d->n = get_le32(p + 4);
-	if ((d->disk = calloc(d->n + 1, sizeof *d->disk)) == NULL)
-		return -1;
 	p += HEAD;
 	len -= HEAD;
 	for (i = 0; i < d->n; i++)
@@ -85,17 +85,23 @@ unpack(struct disks *d, const uint8_t *p, size_t len)
 int
 disks_read(struct disks *d, struct image *im)
 {
+	const struct section *s = footer_section(image_footer(im), SEC_DISKS);
 	uint8_t *buf;
 	size_t len;
 	int err;
 
 	memset(d, 0, sizeof *d);
-	if ((err = image_section(im, SEC_DISKS, &buf, &len)) != 0 || buf == NULL)
+	if (s == NULL || s->len > SECTION_MAX)
+		return 0;
+	if ((err = image_section(im, SEC_DISKS, &buf, &len)) != 0)
 		return err;
-	if (unpack(d, buf, len) != 0)
+	if ((d->disk = calloc(DISKS_MAX, sizeof *d->disk)) == NULL) {
+		snap_warn(ENOMEM, "%s", image_path(im));
+		err = SNAP_ESYS;
+	} else if (unpack(d, buf, len) != 0)
 		disks_free(d);
 	free(buf);
-	return 0;
+	return err;
 }
 
 void

@@ -27,7 +27,7 @@ struct disk {
 struct disks {
 	int ran;		/* the guest did, until it was stopped for this */
 	unsigned n;
-	struct disk *disk;
+	struct disk *disk;	/* NULL: nobody said whether there were any */
 };
 
 /* As the bytes of a section, to be freed by the caller; NULL: out of memory. */

@@ -5,10 +5,12 @@
  *
  * Zero pages are entered in passing, while the scan looks for pages to read.
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "describe.h"
+#include "disks.h"
 #include "hot.h"
 #include "image.h"
 #include "marks.h"
@@ -114,6 +116,21 @@ take_label(struct optimize *z, char text[LABEL_MAX + 1], struct image_bytes *b)
 	return err;
 }
 
+/* Those there were, if anybody said so; buf is to be freed by the caller. */
+static int
+take_disks(struct image *im, uint8_t **buf, size_t *len)
+{
+	struct disks d;
+	int err = disks_read(&d, im);
+
+	if (err == 0 && d.disk != NULL && (*buf = disks_pack(&d, len)) == NULL) {
+		snap_warn(ENOMEM, "%s", image_path(im));
+		err = SNAP_ESYS;
+	}
+	disks_free(&d);
+	return err;
+}
+
 /*
  * A section that is not known may tell of places in the file, or of its UUID, which are others
  * in the new one: it would be a lie there, and is left out.
@@ -158,7 +175,8 @@ copy_rest(struct optimize *z)
 			err = take_label(z, label, &b[i]);
 			continue;
 		}
-		err = image_section(z->im, types[i], &buf[i], &b[i].len);
+		err = types[i] == SEC_DISKS ? take_disks(z->im, &buf[i], &b[i].len) :
+		    image_section(z->im, types[i], &buf[i], &b[i].len);
 		b[i].buf = buf[i];
 	}
 	if (err == 0)

@@ -490,6 +490,22 @@ test_check_and_info() {
 	content
 }
 
+# Disks are not taken for none because there is no memory to tell of them.
+test_info_of_disks() {
+	python3 "$TOOLS/tinystream.py" >s
+	save i s --reproducible --unit-pages=2
+	python3 "$TOOLS/badimage.py" plain i >kinds
+	mv good-disks.bad i
+	"$SNAP" info i >good
+	assertContains "$(cat good)" "in file (qcow2); the guest went on in next"
+	options=info long=${LONG:-0} LONG=1	# one call of few is meant: all of them
+	for call in malloc calloc; do
+		each op_out $call ENOMEM
+	done
+	LONG=$long
+	content
+}
+
 test_check_with_a_base() {
 	prepare_based
 	options=check

@@ -309,6 +309,33 @@ test_labels_that_are_none() {
 	done
 }
 
+# The same for disks; those of a long section would not even be read. What is one stays one.
+test_disks_that_are_none() {
+	mk s
+	save i s
+	head='struct.pack("<II", 1, 1)'
+	for bytes in 'b""' 'bytes(7)' 'bytes(9)' 'struct.pack("<II", 2, 0)' 'struct.pack("<II", 0, 257)' \
+		"$head" "$head + bytes(7)" "$head + b'\\1\\0' + bytes(7)" \
+		"$head + b'\\0\\1' + b'n' * 256 + bytes(6)" "$head + bytes(4) + b'\\x20\\0' + b'f' * 32 + bytes(2)" \
+		"$head + b'\\0\\x10' + b'f' * 4096 + bytes(6)" "$head + bytes(6) + b'\\1\\0'" \
+		'bytes(8) + bytes(17 << 20)'; do
+		with_section i 24 "$bytes" j
+		facts_agree j
+		assertContains "$bytes" "$(cat json)" '"disks": []'
+		run "$SNAP" optimize j n
+		expect 0 ""
+		facts_agree n
+	done
+	with_section i 24 "(struct.pack('<II', 0, 256) +
+	    (b'\\377\\0' + b'n' * 255 + (b'\\377\\17' + b'f' * 4095 + b'\\37\\0' + b'q' * 31) * 2)[:-33] * 256)" j
+	facts_agree j
+	assertEquals 256 "$(grep -c '"format"' json)"
+	run "$SNAP" optimize j n
+	expect 0 ""
+	facts_agree n
+	assertEquals 256 "$(grep -c '"format"' json)"
+}
+
 # Such a section may tell of places, or of the UUID: a lie in the new image.
 test_optimize_leaves_out_what_it_does_not_know() {
 	mk s
