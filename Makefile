@@ -1,4 +1,4 @@
-# qemu-snap: make, make check, make demo, make install.  Any make will do.
+# qemu-snap: make, make check, make lint, make demo, make install.  Any make will do.
 .POSIX:
 .SUFFIXES:
 .SUFFIXES: .c .o
@@ -86,6 +86,11 @@ check:
 	$(MAKE) all tools $(FAULT)
 	sh tests/run
 
+# What gcc, clang, their analyzers, cppcheck, shellcheck and mandoc find in the sources.
+lint:
+	sh tests/setup lint
+	sh tests/lint
+
 bench/peer: bench/peer.c bytes.h
 	$(CC) $(STD) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -I. -o $@ bench/peer.c
 
@@ -159,4 +164,4 @@ clean:
 	rm -rf deb.tmp qemu-snap-*.tar qemu-snap-*.tar.gz qemu-snap_*.deb
 	test ! -e .git || rm -f MANIFEST
 
-.PHONY: all bench tools check check-long demo install uninstall dist deb clean
+.PHONY: all bench tools check lint check-long demo install uninstall dist deb clean

@@ -170,7 +170,6 @@ test_clean_leaves_the_sources() {
 sanitizer() {
 	echo 'int main(void) { return 0; }' >try.c
 	for cc in gcc clang; do
-		# shellcheck disable=SC2086
 		$cc $1 -o try try.c >/dev/null 2>&1 && ./try >/dev/null 2>&1 && return
 	done
 	skip "no compiler here whose programs run with $1"
@@ -199,7 +198,6 @@ round() {
 		shift
 	done
 	shift
-	# shellcheck disable=SC2086
 	mk s $made
 	pages_of <s >want
 	save i s --cluster-size=64K "$@"
@@ -278,7 +276,8 @@ test_no_race_between_threads() {
 
 test_the_manual_is_clean_mdoc() {
 	requires mandoc || return 0
-	silent mandoc -Tlint "$TOP/qemu-snap.1"
+	run sh "$TESTS/lint" mandoc
+	assertEquals "$(cat out err)" "lint: clean" "$(cat out err)"
 }
 
 # Long names and letters of the options that exist, one a line.
@@ -348,6 +347,38 @@ test_the_manual_has_all_json_keys() {
 	in_manual '\.It Cm diff' '\.Sh OPTIONS'
 }
 
+# ---- tests/lint ----
+
+# Those of its tools that are here each find a defect, and nothing where there is none.
+test_lint_can_fail() {
+	mkdir tests && cp "$TESTS/lint" "$TESTS/lib.sh" tests && cp "$TOP/Makefile" . || fail "copy"
+	while read -r tool check; do
+		command -v "$tool" >/dev/null 2>&1 || continue
+		printf '#include <stdlib.h>\nvoid f(char *);\nvoid\nf(char *p)\n{\n\tfree(p);\n}\n' >a.c
+		printf '#!/bin/sh\necho "$@"\n' >tests/a
+		cp "$TOP/qemu-snap.1" .
+		run sh tests/lint "$tool"
+		expect 0 ""
+		assertEquals "$tool" "lint: clean" "$(cat out)"
+		sed 's/^void f.*//; s/free(p);/& &/' a.c >b && mv b a.c
+		sed 's/"//g' tests/a >b && mv b tests/a
+		sed 's/^\.Sh NAME/& /' qemu-snap.1 >b && mv b qemu-snap.1
+		run sh tests/lint "$tool"
+		expect 1 ""
+		assertContains "$tool: $(cat out)" "$(cat out)" "[$check]"
+		assertContains "$tool: $(cat out)" "$(tail -n 1 out)" " finding"
+	done <<-'END'
+		gcc -Wanalyzer-double-free
+		clang -Wmissing-prototypes
+		clang-tidy clang-analyzer-unix.Malloc
+		cppcheck doubleFree
+		shellcheck SC2068
+		mandoc mandoc
+	END
+	run sh tests/lint gc
+	assertEquals "no such tool" 2 "$status"
+}
+
 # ---- rules of the house ----
 
 # only FILES PATTERN: an extended pattern that no other file may have.
@@ -396,7 +427,6 @@ test_functions_are_short() {
 
 # never FILES HEADERS: these files include none of these headers.
 never() {
-	# shellcheck disable=SC2046,SC2086
 	assertEquals "never in $1: $2" "" "$(cd "$TOP" && set -f &&
 		grep -E "^#include \"($(echo $2 | sed 's/ /|/g; s/\./\\./g'))\"" /dev/null $1 2>&1)"
 }

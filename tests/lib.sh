@@ -172,7 +172,6 @@ serve() {
 		shift
 	done
 	shift
-	# shellcheck disable=SC2086
 	"$TOOLS/rpclient" $client "$SNAP" "$@" >out 2>err
 	status=$?
 	assertEquals "rpclient$client, $*: $(tail -n 1 out) $(cat err)" 0 $status
