@@ -232,7 +232,7 @@ test_a_writer_sets_no_bit_that_was_not_asked_for() {
 # What a later version adds without an incompatible bit, and what must not go on into a new image.
 # That a reader takes such images is shown above.
 test_what_is_not_known_is_left_out_of_a_new_image() {
-	python3 "$TOOLS/tinystream.py" >s
+	python3 "$TOOLS/pagestream.py" 1024 m:2 0=x41 1=z >s
 	save i s --unit-pages=2
 	python3 "$TOOLS/badimage.py" plain i >kinds
 	run "$SNAP" optimize good-compatible-features.bad n
