@@ -60,9 +60,7 @@ test_all_combinations() {
 # Pages that are drawn anew become zero and data, and come again; also in several passes.
 test_ordinary_streams_with_repeats() {
 	repeats="--kind=ordinary --passes=3 --late-zero=20 --late-data=20"
-	# shellcheck disable=SC2086
 	mk s --json=2000 $repeats
-	# shellcheck disable=SC2086
 	mk t --json=2000 $repeats --change=7:30
 	for codec in $codecs; do
 		save b s --compress=$codec --cluster-size=64K
@@ -79,7 +77,6 @@ test_ordinary_streams_with_repeats() {
 # A page that comes as the base's, then another one, then as the base's again; and so on. With
 # clusters of 16 pages, in one and the same and in others.
 test_a_page_that_goes_to_and_fro() {
-	# shellcheck disable=SC2046
 	set -- $(seq 10 59 | sed 's/.*/&=r&/')
 	python3 "$TOOLS/pagestream.py" 4096 m:60 0=r0 1=r1 2=r2 3=r3 "$@" >s
 	python3 "$TOOLS/pagestream.py" 4096 m:60 0=r0 1=r99 0=r98 0=r0 1=r1 2=r2 3=z 2=z "$@" \
@@ -107,7 +104,6 @@ test_pages_out_of_turn() {
 	mk s --block=a:5000 --json=2000 --zero=0
 	mk t --block=a:5000 --json=2000 --zero=0 --shuffle
 	for options in --compress=none $coded "$coded --unit-pages=64"; do
-		# shellcheck disable=SC2086
 		save b s $options
 		save i t --base=b
 		assertEquals "$options" "i: good, 0 pages stored, 5000 in ancestors" "$(said i)"
@@ -163,7 +159,6 @@ test_a_chain_of_ten() {
 	changes=
 	for n in 1 2 3 4 5 6 7 8 9 10; do
 		changes="$changes --change=$n:10"
-		# shellcheck disable=SC2086
 		mk s --json=2000 $changes
 		how=--compress=none
 		[ $((n % 2)) -eq 0 ] || how=$coded

@@ -156,7 +156,6 @@ told() {
 test_a_source_is_left_behind_its_ram() {
 	mk s --block=a:2000 --json=1000000
 	for words in "--bogus save x" "frobnicate x" "" "save"; do
-		# shellcheck disable=SC2086
 		(cat s && echo through >fed) 2>/dev/null | "$SNAP" $words >out 2>err
 		assertEquals "$words" 1 $?
 		assertFalse "$words: completed" "[ -e fed ]"
@@ -180,7 +179,6 @@ test_a_destination_is_told() {
 test_a_paused_destination_is_told() {
 	for words in "--resume load missing" "load --resume missing" "--bogus --resume load x" \
 	    "--resume load"; do
-		# shellcheck disable=SC2086
 		"$SNAP" $words 2>err </dev/null | od -An -tx1 >bytes
 		assertEquals "$words" " 08 00 09 00 00 ff ff ff ff" "$(cat bytes)"
 	done

@@ -8,7 +8,6 @@
 test_streams_of_all_shapes() {
 	needs_zstd || return 0
 	while read -r options; do
-		# shellcheck disable=SC2086
 		mk s --seed=7 --json=2000 $options
 		save i s --compress=zstd --cluster-size=64K
 		holds_stream i s
@@ -78,7 +77,6 @@ test_dead_pages_go_in_the_end() {
 test_same_bytes_for_any_number_of_threads() {
 	needs_zstd || return 0
 	while read -r stream; do
-		# shellcheck disable=SC2086
 		mk s $stream
 		save first s --compress=zstd --reproducible --cluster-size=64K --aio=threads,0
 		run "$SNAP" check first
@@ -91,7 +89,6 @@ test_same_bytes_for_any_number_of_threads() {
 			save i s --compress=zstd --reproducible --cluster-size=64K $options
 			assertTrue "$stream: $options" "cmp first i"
 		done
-		# shellcheck disable=SC2086
 		"$TOOLS/mkstream" $stream |
 			"$SNAP" save i --compress=zstd --reproducible --cluster-size=64K
 		assertTrue "$stream: through a pipe" "cmp first i"
@@ -116,7 +113,6 @@ codecs() {
 
 test_what_does_not_compress_stays_as_it_is() {
 	needs_zstd || return 0
-	# shellcheck disable=SC2046
 	python3 "$TOOLS/pagestream.py" 4096 a:1000 $(seq 0 999 | sed 's/.*/&=r&/') >s
 	save r s
 	save i s --compress=zstd:19
@@ -124,7 +120,6 @@ test_what_does_not_compress_stays_as_it_is() {
 	holds_stream i s
 	# A last unit that is short has all its slots in the table of a coded image.
 	assertTrue "$(size_of i) for $(size_of r)" "[ $(size_of i) -le $(($(size_of r) + 200)) ]"
-	# shellcheck disable=SC2046
 	python3 "$TOOLS/pagestream.py" 4096 a:1000 $(seq 0 999 | sed 's/.*/&=c&/') >s
 	save r s
 	save i s --compress=zstd
@@ -212,7 +207,6 @@ test_a_build_without_zstd() {
 	assertEquals "load" 0 $?
 	words="compressed with zstd, which this qemu-snap was built without"
 	for verb in check load "load --postcopy" info; do
-		# shellcheck disable=SC2086
 		run copy/qemu-snap $verb coded
 		expect 2 "qemu-snap: coded: $words"
 	done
@@ -244,12 +238,10 @@ test_a_build_without_zstd() {
 test_postcopy() {
 	needs_zstd || return 0
 	while read -r options; do
-		# shellcheck disable=SC2086
 		mk s --seed=3 --json=2000 $options
 		save i s --compress=zstd --cluster-size=64K
 		pages_of <s | grep -v ' zero$' | sort >want
 		for client in "--requests=200 --burst=8 --repeat --before-run" "--requests=0"; do
-			# shellcheck disable=SC2086
 			run "$TOOLS/rpclient" --dump $client "$SNAP" --postcopy load i
 			assertEquals "$options, $client: $(tail -n 1 out) $(cat err)" 0 "$status"
 			grep -v ' zero$' out | grep -v '^pages ' | sort >got

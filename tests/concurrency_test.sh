@@ -126,7 +126,6 @@ test_a_load_of_what_is_being_copied() {
 	    $((n - 1)); do
 		tail -c +$(($(size_of copy) + 1)) i | head -c $((at - $(size_of copy))) >>copy
 		for mode in "" --postcopy --resume; do
-			# shellcheck disable=SC2086
 			timeout 10 "$SNAP" $mode load copy 2>err >l </dev/null
 			ended 2 $? "$mode at $at: $(cat err)"
 			assertEquals "$mode at $at: $(cat err)" 1 "$(grep -c '^qemu-snap: copy: ' err)"

@@ -79,9 +79,7 @@ test_many_pages() {
 	for size in 1024 4096 65536; do
 		pages=$((80000000 / (size + 12000)))
 		guest="--page-size=$size --page-bits --json=2000 --block=a:$pages --block=b:7"
-		# shellcheck disable=SC2086
 		mk s $guest
-		# shellcheck disable=SC2086
 		mk t $guest --change=5:2 --shuffle
 		for codec in $codecs; do
 			save a s --compress=$codec --unit-pages=4
@@ -185,7 +183,6 @@ test_a_block_that_was_left_out() {
 	run "$SNAP" import part part.snap
 	expect 0 ""
 	for pair in "whole part.snap B" "part.snap whole A" "part.snap part.snap both"; do
-		# shellcheck disable=SC2086
 		set -- $pair
 		differ "$1" "$2" --list
 		assertEquals "$pair" "" "$(ranges)"
@@ -307,7 +304,6 @@ test_odd_names() {
 test_command_line() {
 	for words in "--list info x" "--paranoid check x" "--list load x" "--json check x" \
 	    "--base=y diff x z" "--compress=none diff x z" "--trace diff x z"; do
-		# shellcheck disable=SC2086
 		run "$SNAP" $words
 		assertEquals "$words" 1 "$status"
 		assertContains "$words" "$(cat err)" ": not for "
@@ -406,14 +402,12 @@ test_a_damaged_page() {
 		spoil a 300000
 		differ a b
 		for options in "a b" "b a"; do
-			# shellcheck disable=SC2086
 			run "$SNAP" diff --paranoid $options
 			assertEquals "$codec $options: $(cat err)" 2 "$status"
 			assertContains "$(cat err)" "qemu-snap: a: block m offset 0x"
 			assertContains "$(cat err)" "page fails its checksum"
 			assertEquals "one message" 1 "$(wc -l <err | tr -d ' ')"
 			assertEquals "" "$(cat out)"
-			# shellcheck disable=SC2086
 			run "$SNAP" diff --paranoid --list $options
 			assertNotContains "$(cat out)" "total"
 		done
@@ -477,7 +471,6 @@ test_a_large_guest() {
 			print i "=x1" >(i % 32768 ? "of_t" : "of_s") }'
 	awk 'NR % 2' of_s >>of_t
 	for image in s t; do
-		# shellcheck disable=SC2046
 		python3 "$TOOLS/pagestream.py" 4096 m:1073741824 $(cat of_$image) >stream
 		"$SNAP" save $image <stream 2>err || fail "$(cat err)"	# it warns of the room
 	done

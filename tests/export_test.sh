@@ -62,14 +62,12 @@ each() {
 }
 
 test_export() {
-	# shellcheck disable=SC2086
 	mk s --seed=3 $odd --shuffle
 	save IMG s
 	each IMG s
 }
 
 test_export_of_an_ordinary_migration() {
-	# shellcheck disable=SC2086
 	mk s --seed=4 $odd --kind=ordinary --passes=2 --late-zero=10 --late-data=10
 	save IMG s --unit-pages=1
 	each IMG s
@@ -77,9 +75,7 @@ test_export_of_an_ordinary_migration() {
 
 test_export_of_a_compressed_image_with_a_base() {
 	needs_zstd || return 0
-	# shellcheck disable=SC2086
 	mk s --seed=5 $odd
-	# shellcheck disable=SC2086
 	mk t --seed=5 $odd --change=6:20
 	save BASE s --compress=zstd
 	save IMG t --compress=zstd --base=BASE
@@ -102,7 +98,6 @@ test_pages_that_are_zero_take_no_room() {
 }
 
 test_import() {
-	# shellcheck disable=SC2086
 	for more in "" "--kind=ordinary" "--ignore-shared --kind=ordinary" "--uuid --page-bits" \
 	    "--early --iterable=htab --kind=ordinary" "--json=0"; do
 		mk s --seed=7 $odd $more
@@ -140,7 +135,6 @@ test_import() {
 }
 
 test_import_of_a_file_made_by_others() {
-	# shellcheck disable=SC2086
 	mk s --seed=8 $odd
 	mapped --make s theirs
 	import theirs IMG
@@ -154,9 +148,7 @@ test_import_of_a_file_made_by_others() {
 
 test_import_with_a_base_and_compressed() {
 	needs_zstd || return 0
-	# shellcheck disable=SC2086
 	mk s --seed=9 $odd
-	# shellcheck disable=SC2086
 	mk t --seed=9 $odd --change=1:10
 	save BASE s
 	mapped --make t theirs
@@ -343,7 +335,6 @@ test_pages_of_all_sizes() {
 }
 
 test_bits_behind_the_last_page() {
-	# shellcheck disable=SC2086
 	mk s --seed=8 $odd
 	mapped --make s one
 	mapped --make s two tail_bits=1
@@ -444,7 +435,6 @@ test_a_full_disk_and_a_signal() {
 	mk s --seed=1 --block=pc.ram:20000 --zero=0
 	save IMG s
 	for form in stream mapped-ram raw lime; do
-		# shellcheck disable=SC2016
 		run sh -c 'ulimit -f 40000; "$1" export --to="$2" IMG file' x "$SNAP" $form
 		assertEquals "$form: $(cat err)" 1 "$status"
 		assertEquals "$form: one message: $(cat err)" 1 "$(wc -l <err)"

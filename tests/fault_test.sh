@@ -95,7 +95,6 @@ prepare_save() {
 	tail -c 10000 s >tail
 	mk o --seed=99 --block=a:20
 	save old o --reproducible
-	# shellcheck disable=SC2086
 	save new s --reproducible --cluster-size=64K $how
 	run "$SNAP" check old new
 	assertEquals "$(cat err)" 0 "$status"
@@ -104,7 +103,6 @@ prepare_save() {
 
 op_save() {
 	rm -f fed
-	# shellcheck disable=SC2086
 	{ cat ram && : >fed; cat tail 2>/dev/null; } |
 		timeout $LIMIT "$FAULT" $options $how --reproducible --cluster-size=64K save i 2>err
 	status=$?
@@ -191,7 +189,6 @@ test_save_without_threads_and_with_direct_io() {
 
 test_save_with_slow_and_short_calls() {
 	for stream in "" "--kind=ordinary --passes=2 --late-zero=40"; do
-		# shellcheck disable=SC2086
 		prepare_save --zero=10 --block=a:70 $stream
 		same op_save pwrite:\*:short,pread:\*:short
 		same op_save pwrite:\*:delay:2000,pread:\*:delay:2000,fsync:\*:delay:20000
@@ -364,10 +361,8 @@ prepare_based() {
 	how=
 	! has_zstd || how=--compress=zstd
 	mk t --devices=1 --json=1000 --block=a:300 --block=b:3 "$@"
-	# shellcheck disable=SC2086
 	save b t --cluster-size=64K $how
 	mk s --devices=1 --json=1000 --block=a:300 --block=b:3 --change=3:30 "$@"
-	# shellcheck disable=SC2086
 	save i s --cluster-size=64K $how --base=b
 	"$SNAP" load i >good
 }
@@ -382,7 +377,6 @@ a_beginning() {
 }
 
 op_load() {
-	# shellcheck disable=SC2086
 	{ timeout $LIMIT "$FAULT" $options load i 2>err; echo $? >status; } | cat >l
 	read -r status <status
 	read_count
@@ -458,7 +452,6 @@ test_load_that_is_told_to_end_before_it_begins() {
 
 # out is good, byte for byte, or the program failed and claims nothing.
 op_out() {
-	# shellcheck disable=SC2086
 	timeout $LIMIT "$FAULT" $options i >out 2>err
 	status=$?
 	read_count
@@ -474,7 +467,6 @@ op_out() {
 test_check_and_info() {
 	prepare_load
 	for options in check info "info --json"; do
-		# shellcheck disable=SC2086
 		"$SNAP" $options i >good
 		each op_out pread EIO
 		each op_out open EMFILE
@@ -523,7 +515,6 @@ test_diff() {
 	prepare_based
 	cp b c
 	for options in "diff b" "diff --json c" "diff --paranoid c" "diff --paranoid --json c"; do
-		# shellcheck disable=SC2086
 		"$SNAP" $options i >good
 		each op_out pread EIO
 		each op_out open EMFILE
@@ -540,7 +531,6 @@ test_diff() {
 # ---- optimize ----
 
 op_optimize() {
-	# shellcheck disable=SC2086
 	timeout $LIMIT "$FAULT" $options --reproducible --cluster-size=64K optimize i n 2>err
 	status=$?
 	read_count
@@ -565,7 +555,6 @@ test_optimize() {
 	cp old n
 	python3 "$TOOLS/hotlist.py" make i.hot i 200 7 9 1
 	for options in --compress=none "$how"; do
-		# shellcheck disable=SC2086
 		"$SNAP" $options --reproducible --cluster-size=64K optimize i new
 		each op_optimize pread EIO
 		each op_optimize pwrite ENOSPC
@@ -698,7 +687,6 @@ client() {
 }
 
 op_postcopy() {
-	# shellcheck disable=SC2086
 	client --before-run "$FAULT" $options load i
 }
 
@@ -825,7 +813,6 @@ test_clusters_without_a_page_keep_their_place() {
 cuts() {
 	cuts_runs=$1 cuts_stream=$2
 	shift 2
-	# shellcheck disable=SC2086
 	mk s $cuts_stream
 	run python3 "$TOOLS/powercut.py" --runs="$cuts_runs" --seed="$cuts_runs" "$FAULT" s old \
 		--reproducible --cluster-size=64K "$@"

@@ -99,7 +99,6 @@ judged() {
 		*) loads=$want ;;
 		esac
 		for verb in "load" "--postcopy load" "info"; do
-			# shellcheck disable=SC2086
 			run "$SNAP" $verb "$kind.bad"
 			assertTrue "$kind: $verb: exit $status" "[ $status -le 2 ]"
 			[ "$verb" != load ] || [ -z "$loads" ] ||
@@ -257,9 +256,7 @@ test_images_of_all_shapes() {
 	shapes=0
 	while read -r options; do
 		guest=${options#*: }
-		# shellcheck disable=SC2086
 		python3 "$TOOLS/pagestream.py" $guest >s
-		# shellcheck disable=SC2086
 		save i s ${options%%: *}
 		holds_stream i s
 		shapes=$((shapes + 1))

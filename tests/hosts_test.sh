@@ -268,7 +268,6 @@ test_every_switch() {
 	nm -u ./*.o | sed -n -e 's/64$//' -e 's/__sysv_//' -e 's/^ *U \([^_].*\)/\1/p' | sort -u >called
 	nm ./*.o | sed -n 's/.* [A-TV-Z] \([^_].*\)/\1/p' | sort -u >ours
 	assertTrue "calls were found" "[ $(wc -l <called) -gt 50 ]"
-	# shellcheck disable=SC2086
 	assertEquals "not POSIX" "" "$(printf '%s\n' $posix | sort - ours | comm -13 - called)"
 }
 

@@ -77,7 +77,6 @@ test_large_host_pages() {
 test_huge_host_pages() {
 	mk s --block=a:40960 --zero=0
 	save i s
-	# shellcheck disable=SC2046  # numbers
 	hotlist make i.hot i $(seq 40448 -512 0)
 	"$TOOLS/rpclient" --requests=0 --host-page=a=2097152 --timeout=60 \
 		"$SNAP" --trace --host-page-size=2M --postcopy load i >out 2>err
@@ -89,7 +88,6 @@ test_huge_host_pages() {
 test_a_long_list() {
 	mk s --block=a:40000 --zero=0
 	save i s
-	# shellcheck disable=SC2046  # numbers
 	hotlist make i.hot i $(awk 'BEGIN { for (i = 39999; i >= 20000; i--) print i }')
 	record_stream --postcopy load i
 	assertContains "$(cat err)" "a hot list of 20000 pages, 16384 of them before the guest ran"
@@ -156,7 +154,6 @@ test_where_the_list_goes() {
 test_a_list_of_absent_pages() {
 	python3 "$TOOLS/pagestream.py" 4096 a:6000 0=r1 5999=r2 >s
 	save i s
-	# shellcheck disable=SC2046  # numbers
 	hotlist make i.hot i $(seq 1 5500)
 	serve --requests=2 -- --postcopy load i
 	serve --requests=2 -- --postcopy=50 load i
@@ -166,7 +163,6 @@ test_a_list_of_absent_pages() {
 test_a_list_and_a_percentage() {
 	mk s --block=a:12000 --zero=0
 	save i s
-	# shellcheck disable=SC2046  # numbers
 	hotlist make i.hot i $(seq 11000 -1 2001)
 	record_stream --postcopy=1 load i
 	arrivals stream >all
@@ -201,7 +197,6 @@ same_guest() {
 
 test_optimize() {
 	while read -r options; do
-		# shellcheck disable=SC2086
 		mk s --seed=7 $options
 		save i s
 		run "$SNAP" optimize i n
@@ -265,7 +260,6 @@ test_optimize_codec_and_base() {
 	save i t --base=b
 	save z t --compress=zstd
 	for words in "i" "z" "z --compress=none" "i --compress=zstd:3" "z --base=b" "i --base=b"; do
-		# shellcheck disable=SC2086
 		set -- $words
 		image=$1
 		shift

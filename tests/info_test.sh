@@ -250,7 +250,6 @@ test_labels_through_optimize() {
 	mk s
 	save i s --label="one 'label'"
 	for word in "" --label=other --label=; do
-		# shellcheck disable=SC2086
 		run "$SNAP" $word optimize i n
 		expect 0 ""
 		facts_agree n
@@ -387,7 +386,6 @@ test_files_of_other_kinds() {
 	truncate -s 60 cutmapped
 	while read -r file words; do
 		for verb in info "info --json" check load; do
-			# shellcheck disable=SC2086
 			run "$SNAP" $verb $file
 			[ "$verb" = load ] || assertEquals "" "$(cat out)"
 			expect 2 "qemu-snap: $file: not a qemu-snap image: $words"
@@ -477,7 +475,6 @@ test_without_zstd() {
 # Not more memory for a guest of 4 TiB, nor reads of what is not there.
 test_a_huge_guest() {
 	# Some 20 MB of leaves, if all were kept.
-	# shellcheck disable=SC2046
 	wide a:1073741824 b:1000 a:0=A a:100000000= b:0=B \
 		$(awk 'BEGIN { for (i = 1; i < 10000; i++) print "a:" i * 8192 + 5 "=" }')
 	run python3 "$TOOLS/peak.py" peak "$SNAP" info --json i

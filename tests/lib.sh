@@ -247,7 +247,6 @@ scenario() {
 scenario_on() {
 	scenario_qemus=$1
 	shift
-	# shellcheck disable=SC2086  # words
 	on_qemus "$scenario_qemus" "$program" $program_options "$@"
 }
 

@@ -8,7 +8,6 @@
 # RAM is the original's, byte for byte.
 test_round_trip() {
 	while read -r options; do
-		# shellcheck disable=SC2086
 		mk s --seed=5 $options
 		save i s --reproducible
 		"$SNAP" load i >l 2>err
@@ -114,7 +113,6 @@ test_a_destination_gets_a_byte_whatever_comes() {
 		f.write(b"damaged")
 	END
 	for mode in "" --postcopy --postcopy=50 "--postcopy=50 --aio=threads,0" --aio=threads,0; do
-		# shellcheck disable=SC2086
 		sleep 2 | "$SNAP" $mode load i 2>err | wc -c >count
 		assertTrue "$mode" "[ $(cat count) -gt 0 ]"
 		assertContains "$mode" "$(cat err)" "block a offset 0x0: page fails its checksum"

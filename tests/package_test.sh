@@ -126,7 +126,6 @@ test_no_tarball() {
 
 # debian DIR MAKE: a package, and nothing else but what clean takes away.
 debian() {
-	# shellcheck disable=SC2086
 	(cd "$1" && exec $2 deb) >out 2>&1 </dev/null
 	status=$?
 	assertEquals "$2 deb: $(tail out)" 0 "$status"

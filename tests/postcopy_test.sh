@@ -7,13 +7,11 @@
 # The destination has in the end what was saved, and nothing else.
 test_every_page_arrives() {
 	while read -r options; do
-		# shellcheck disable=SC2086
 		mk s --seed=3 $options
 		save i s --cluster-size=64K
 		pages_of --rest=rest1 <s | grep -v ' zero$' | sort >want
 		for mode in --postcopy -p1 --postcopy=60 --postcopy=99 --postcopy=100; do
 			for client in "" "--requests=200 --burst=8 --repeat --before-run" "--all --burst=3"; do
-				# shellcheck disable=SC2086
 				serve --dump --seed=2 $client -- $mode load i
 				grep -v ' zero$' out | grep -v '^pages ' | sort >got
 				assertTrue "$options, $mode, $client: pages" "cmp want got"
@@ -158,13 +156,11 @@ test_pages_larger_than_those_of_the_host() {
 # Huge pages: each goes out whole and in one piece, and the list of blocks tells their size.
 test_pages_of_the_destination() {
 	while IFS='|' read -r mk ours theirs; do
-		# shellcheck disable=SC2086
 		mk s --seed=4 --zero=40 --json=1000 $mk
 		save i s
 		pages_of <s | grep -v ' zero$' | sort >want
 		for mode in --postcopy --postcopy=40 --postcopy=100; do
 			for client in --requests=20 "--requests=20 --before-run --burst=3 --repeat"; do
-				# shellcheck disable=SC2086
 				serve --dump $client $theirs -- $ours $mode load i
 				grep -v ' zero$' out | grep -v '^pages ' | sort >got
 				assertTrue "$mk, $mode, $client" "cmp want got"
@@ -182,7 +178,6 @@ test_pages_of_the_destination() {
 	mk s --block=a:1025 --block=b:512
 	save i s
 	while IFS='|' read -r says ours; do
-		# shellcheck disable=SC2086
 		serve --expect-exit=1 -- $ours --postcopy load i
 		assertContains "$(cat err)" "$says"
 	done <<-'END'
@@ -236,7 +231,6 @@ test_a_damaged_page_is_not_served() {
 		f.write(b"damaged" * 10)
 	END
 	for client in "--requests=1" "--all --burst=2"; do
-		# shellcheck disable=SC2086
 		"$TOOLS/rpclient" $client --dump --expect-exit=2 "$SNAP" --postcopy load i >out 2>err
 		ended 0 $? "$(cat err)"
 		assertContains "$(cat err)" "block a offset 0x5dc000: page fails its checksum"

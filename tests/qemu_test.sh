@@ -37,9 +37,7 @@ test_all_kinds_of_devices() {
 test_huge_pages() {
 	needs_huge_pages || return 0
 	huge="--mem=128 --load=$all_loads,postcopy=60:stopped"
-	# shellcheck disable=SC2086  # words
 	scenario $huge --huge=load --postcopy-args=--host-page-size=2M
-	# shellcheck disable=SC2086
 	scenario $huge --huge=both --machine=q35 --smp=4 --postcopy-args=--host-page-size=ram=2M
 	[ -z "$missing" ] || return 0
 	for qemu in $installed $newer; do

@@ -112,7 +112,6 @@ test_commands_of_a_take() {
 
 test_replies_that_come_in_pieces_or_joined() {
 	for how in --pieces --events --wrong-ids "--pieces --events --wrong-ids"; do
-		# shellcheck disable=SC2086  # words
 		serve $how
 		ask "$SNAP" take q i
 		taken
@@ -379,7 +378,6 @@ test_disks() {
 # Disks that would come to harm, or could not be found again.
 test_disks_that_cannot_be_taken() {
 	while IFS='|' read -r options why; do
-		# shellcheck disable=SC2086
 		serve $options
 		ask "$SNAP" take --disks q i
 		is 1 "q: disk d: $why"
@@ -495,7 +493,6 @@ test_a_guest_that_is_paused() {
 	for words in "" --stop; do
 		# QEMU 7.2 lets it run.
 		serve --status=paused --background
-		# shellcheck disable=SC2086
 		ask "$SNAP" take $words q i
 		taken
 		ends paused
@@ -559,7 +556,6 @@ test_images_that_are_damaged() {
 		poke bad "$offset" 252
 		for words in "" --postcopy; do
 			waiting
-			# shellcheck disable=SC2086
 			ask "$SNAP" revert $words q bad
 			is 2 "bad: "
 			not_told migrate-set

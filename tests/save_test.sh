@@ -8,7 +8,6 @@
 # Streams of all shapes, by two readers that share no code with the program.
 test_streams_of_all_shapes() {
 	while read -r options; do
-		# shellcheck disable=SC2086
 		mk s --seed=7 $options
 		save i s --cluster-size=64K
 		holds_stream i s
@@ -85,7 +84,6 @@ evenstream() {
 # Streams of targets that have but one page size do not tell it before their end.
 test_page_size_from_the_first_pages() {
 	while read -r size options; do
-		# shellcheck disable=SC2086
 		mk s --page-size=$size --block=x:41 --block=y:8 $options
 		save i s
 		holds_stream i s --page-size=$size
@@ -180,7 +178,6 @@ test_dense() {
 test_peak_memory() {
 	[ -z "${SANITIZED-}" ] || skip "memory: a sanitizer needs some itself" || return 0
 	for guest in "--block=m:131072 --zero=20" "--block=m:16777216 --zero=99"; do
-		# shellcheck disable=SC2086
 		"$TOOLS/mkstream" $guest | python3 "$TOOLS/peak.py" peak "$SNAP" save i 2>err
 		ended 0 $? "$(cat err)"
 		"$SNAP" info --json i >info.json
@@ -438,7 +435,6 @@ exit 0" s "$SNAP" save i
 	asks "shut 0
 exit 0" t "$SNAP" save j
 	for words in "--bogus save i" "frobnicate i" ""; do
-		# shellcheck disable=SC2086
 		assertContains "$words" "$(python3 "$TOOLS/source.py" s "$SNAP" $words 2>err)" "shut 1"
 	done
 	for bad in advise packaged wrong-footer; do
@@ -528,7 +524,6 @@ test_the_source_is_held_back_until_the_sync() {
 	    "--block=a:3000 --zero=0 --devices=3" "--kind=ordinary --passes=2 --block=a:1500" \
 	    "--block=a:2000 --block=rom:300 --zero=10" "--block=a:3000 --json=40000" \
 	    "--block=a:30000 --zero=90 --json=40000"; do
-		# shellcheck disable=SC2086
 		mk s --json=100000 $options
 		run env "ASAN_OPTIONS=${ASAN_OPTIONS-}:detect_leaks=0" \
 			python3 "$TOOLS/holds.py" s "$SNAP" save i

@@ -11,7 +11,6 @@ setUp() {
 	pids=
 }
 tearDown() {
-	# shellcheck disable=SC2086
 	[ -z "$pids" ] || kill -9 $pids 2>/dev/null
 	pids=
 	leave
@@ -84,7 +83,6 @@ test_a_save_that_drains_answers() {
 	mk s --block=a:3000 --json=1000
 	mkfifo pipe
 	for words in "-s 4K" ""; do
-		# shellcheck disable=SC2086
 		"$SNAP" $words save i <pipe 2>err &
 		pid=$!
 		pids=$pid
@@ -129,7 +127,6 @@ test_a_load_answers() {
 test_a_page_server_answers() {
 	mk s --block=a:2000 --zero=0
 	save i s
-	# shellcheck disable=SC2016
 	"$TOOLS/rpclient" --dump --requests=20 sh -c 'echo $$ >pid; exec "$@"' - \
 		"$SNAP" --postcopy --rate=4M load i >out 2>err &
 	client=$!
@@ -240,10 +237,8 @@ test_a_page_server_in_a_storm() {
 	save i s
 	pages_of <s | grep -v ' zero$' | sort >want
 	for options in "--postcopy" "--postcopy=40 --aio=threads,0" "--postcopy=100"; do
-		# shellcheck disable=SC2086
 		serve --dump --requests=800 --burst=4 --read-delay=100 -- $options load i
 		grep -v -e ' zero$' -e '^pages ' out | sort >quiet
-		# shellcheck disable=SC2086
 		"$TOOLS/rpclient" --dump --timeout=60 --requests=800 --burst=4 --read-delay=2000 \
 			python3 "$TOOLS/storm.py" storm "$SNAP" $options load i >out 2>err
 		ended 0 $? "$(tail -n 1 out; tail -n 3 err)"
@@ -278,7 +273,6 @@ test_other_verbs_in_a_storm() {
 	mk s
 	save t s
 	long=$(awk 'BEGIN { while (n++ < 1500) printf "./"; print "t" }')
-	# shellcheck disable=SC2046
 	stormy "$SNAP" check $(yes "$long" | head -n 40) 2>err | { sleep 2; cat; } >out
 	assertEquals "$(tail -n 1 err)" 0 "$(cat status)"
 	assertEquals 40 "$(grep -c '/t: good, ' out)"
@@ -306,7 +300,6 @@ narrow() {
 test_a_line_on_the_terminal() {
 	mk s --block=a:12000 --zero=0 --json=1000
 	for options in "" --progress; do
-		# shellcheck disable=SC2086
 		slowly <s | python3 "$TOOLS/terminal.py" raw "$SNAP" $options save i >screen
 		assertEquals "nothing stays" "" "$(cat screen)"
 		tr '\r' '\n' <raw | sed 's/ *$//' | grep . >shown
@@ -378,7 +371,6 @@ qemu-snap: i: 9xxx page records came" "$(cat screen)"
 	assertEquals "" "$(grep -vE "^qemu-snap: i: save, [a-z]+: ($share|$other)\$" screen)"
 	# And for stdout.
 	save i s
-	# shellcheck disable=SC2046
 	python3 "$TOOLS/terminal.py" --stdout raw "$SNAP" check $(yes i | head -n 100) >screen
 	assertEquals 100 "$(grep -c '^i: good, 12000 pages stored$' screen)"
 	assertEquals "100 images: 100 good, 0 damaged or not understood, 0 not to be checked" \

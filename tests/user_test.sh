@@ -90,7 +90,6 @@ test_places_that_cannot_be_written() {
 	mkfifo f
 	echo precious >text
 	for words in "optimize i" "import s"; do
-		# shellcheck disable=SC2086
 		{
 			gives 1 "d: is there and is not a regular file" $words d
 			gives 1 "f: is there and is not a regular file" $words f
@@ -128,13 +127,11 @@ test_without_permission() {
 	as_nobody() {
 		want=$1 message=$2
 		shift 2
-		# shellcheck disable=SC2086
 		said=$($SNAP "$@" 2>&1 >/dev/null </dev/null)
 		assertEquals "$*: exit status" "$want" $?
 		assertEquals "$*" "qemu-snap: $message" "$said"
 	}
 	for words in info check "diff i" --postcopy\ load load; do
-		# shellcheck disable=SC2086
 		as_nobody 1 "secret: Permission denied" $words secret
 	done
 	as_nobody 1 "secret: Permission denied" optimize secret other
@@ -149,12 +146,10 @@ test_without_permission() {
 
 test_a_stdout_that_cannot_be_written() {
 	for words in "info i" "info --json i" "check i" "diff i i" "diff --json i i" -V --help; do
-		# shellcheck disable=SC2086
 		"$SNAP" $words 2>err >&- </dev/null
 		assertEquals "$words" 1 $?
 		assertEquals "$words" "qemu-snap: stdout: cannot be written" "$(cat err)"
 		[ -w /dev/full ] || continue
-		# shellcheck disable=SC2086
 		"$SNAP" $words 2>err >/dev/full </dev/null
 		assertEquals "$words" 1 $?
 		assertEquals "$words" "qemu-snap: stdout: cannot be written" "$(cat err)"
@@ -175,7 +170,6 @@ test_a_full_disk() {
 	limited() {
 		want=$1
 		shift
-		# shellcheck disable=SC2016
 		run sh -c 'ulimit -f 2000; exec "$@"' x "$SNAP" "$@"
 		assertEquals "$*" 1 "$status"
 		assertEquals "$*: $(cat err)" "$want" "$(sed 's/offset [0-9]*/offset N/' err)"
