@@ -108,6 +108,7 @@ run_load(const struct options *o)
 	status_init(&st, o, o->file[0]);
 	pipe_on_signal(status_on_signal, &st);
 	err = load(o, &st);
+	pipe_on_signal(NULL, NULL);
 	status_end(&st, err);
 	return err;
 }

@@ -39,7 +39,10 @@ struct save {
 	struct image *base;		/* or NULL */
 	struct image_writer *image;	/* NULL: given up */
 	int status;			/* 0, or why it was given up */
-	int sealed, answered, in_tail, draining, paged;
+	int sealed, in_tail;		/* see store_item(), store_count() */
+	int paged;			/* the leash knows that pages come */
+	int draining;			/* the stream is read for QEMU's sake alone */
+	int answered;
 	struct guard guard;
 	struct status *st;		/* NULL: nobody is told */
 };
@@ -138,6 +141,36 @@ refuse_stream(void)
 	stream_close(s.in);
 }
 
+/* The stream, from its first byte to the answer. */
+static void
+save_stream(struct save *s)
+{
+	const struct options *o = s->opt;
+
+	pipe_on_signal(on_signal, s);
+	if (o->leash != NULL)
+		stream_end_is_told(s->in);
+	if (s->image != NULL)
+		status_phase(s->st, "waiting", 0);
+	else
+		give_up(s, s->status);
+	if (!pipe_waits(STDIN_FILENO, FIRST_BYTES_MS) && s->image != NULL)
+		snap_warnx("save: nothing has come yet; in migrate_incoming the verb is load");
+	check_signal(s);
+	store(s);
+	if (s->image != NULL && o->leash != NULL && !leash_ask(o->leash, LEASH_DONE))
+		give_up(s, SNAP_ESYS);
+	if (s->image != NULL) {
+		status_phase(s->st, "commit", 0);
+		s->status = store_commit(s->image, o, o->file[0], stream_facts(s->in)->split);
+	}
+	if (o->trace)
+		snap_warnx("%s: %llu page records came", o->file[0],
+		    (unsigned long long)stream_facts(s->in)->records);
+	answer(s);
+	pipe_on_signal(NULL, NULL);
+}
+
 int
 run_save(const struct options *o)
 {
@@ -159,44 +192,16 @@ run_save(const struct options *o)
 	status_interrupt();
 	status_init(s.st = &st, o, o->file[0]);
 	s.image = store_create(o, o->file[0], &s.base, &s.status);
-	if (o->leash != NULL && (s.image == NULL || !leash_ask(o->leash, LEASH_READY))) {
-		image_free(s.image);
-		image_close(s.base);
-		guard_dismiss(&s.guard);
-		status_end(&st, s.status);
-		return s.status;
-	}
-	if ((s.in = stream_open(STDIN_FILENO, o->page_size)) == NULL) {
+	if (o->leash != NULL && (s.image == NULL || !leash_ask(o->leash, LEASH_READY)))
+		;	/* no stream is to come */
+	else if ((s.in = stream_open(STDIN_FILENO, o->page_size)) != NULL)
+		save_stream(&s);
+	else {
 		if (s.status == 0)
 			snap_warnx("stream: out of memory");
 		give_up(&s, SNAP_ESYS);
 		pipe_drain(STDIN_FILENO);
-		guard_dismiss(&s.guard);
-		image_close(s.base);
-		status_end(&st, s.status);
-		return s.status;
 	}
-	pipe_on_signal(on_signal, &s);
-	if (o->leash != NULL)
-		stream_end_is_told(s.in);
-	if (s.image != NULL)
-		status_phase(&st, "waiting", 0);
-	else
-		give_up(&s, s.status);
-	if (!pipe_waits(STDIN_FILENO, FIRST_BYTES_MS) && s.image != NULL)
-		snap_warnx("save: nothing has come yet; in migrate_incoming the verb is load");
-	check_signal(&s);
-	store(&s);
-	if (s.image != NULL && o->leash != NULL && !leash_ask(o->leash, LEASH_DONE))
-		give_up(&s, SNAP_ESYS);
-	if (s.image != NULL)
-		status_phase(&st, "commit", 0);
-	if (s.image != NULL)
-		s.status = store_commit(s.image, o, o->file[0], stream_facts(s.in)->split);
-	if (o->trace)
-		snap_warnx("%s: %llu page records came", o->file[0],
-		    (unsigned long long)stream_facts(s.in)->records);
-	answer(&s);
 	guard_dismiss(&s.guard);
 	if (s.image != NULL)
 		older = image_take_older(s.image);

@@ -29,7 +29,6 @@
  *	options.c	the command line
  *	describe.c	label, machine type and devices of an image
  *	disks.c		the disks that belong to an image
- *	prologue.c	what stands in a stream before its first page
  *	hot.c		the hot list
  *	image.c		writing an image: from a temporary file to its name
  *	pipeline.c	  pages on their way, the allocator of their slots
@@ -53,11 +52,10 @@
  *	guard.c		processes for what a saver cannot do
  *	pipe.c		pipes that may have QEMU at their other end
  *	wire.h		the numbers of QEMU's wire format
- *	preamble.c	what a stream tells of the machine
+ *	preamble.c	what a stream, or another file, begins with
  *	qmp.c		a client of QEMU's machine protocol
  *	layout.c	header, footer and RAM map of an image
  *	table.c		parts of its page table and unit table
- *	foreign.c	what people take for an image
  *	codec_zstd.c	zstd
  *	codec.c		the codecs there are
  *	crc32c.c	CRC-32C

@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SNAP_VERSION	"0.1"
+#define SNAP_VERSION	"1.0"
 
 /* What a failing function returns; a reason has been printed by then, save for
  * SNAP_EBUG, which main() reports. */
