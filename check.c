@@ -18,13 +18,11 @@ check_stored(struct image *im, unsigned threads, unsigned *faults, struct status
 	struct image_fetch *f;
 	uint64_t seen = 0;
 	unsigned i;
-	int r = SNAP_ESYS, err = 0;
+	int r;
 
 	status_pages(st, "memory", image_with_bytes(im), size);
-	while (scan != NULL && err == 0 && (r = scan_next(scan, &f)) == 1) {
-		if (f->req.error != 0)
-			err = fetch_check(f);
-		for (i = 0; i < f->n && err == 0; i++)
+	while ((r = scan_next(scan, &f)) == 1) {
+		for (i = 0; i < f->n; i++)
 			if (!f->good[i]) {
 				fetch_bad_page(f, i);
 				++*faults;
@@ -33,7 +31,7 @@ check_stored(struct image *im, unsigned threads, unsigned *faults, struct status
 		status_add(st, (uint64_t)f->n * size);
 	}
 	scan_free(scan);
-	if (err != 0 || r != 0)
+	if (r != 0)
 		return SNAP_ESYS;
 	if (*faults == 0 && seen != image_with_bytes(im)) {
 		snap_warnx("%s: footer and unit table do not agree on the number of pages",

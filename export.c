@@ -112,16 +112,14 @@ put_pages(struct export *x)
 	struct image_fetch *f;
 	uint64_t pages = 0;
 	size_t i;
-	int r = SNAP_ESYS, err = 0;
+	int r = 0, err = 0;
 
 	for (i = 0; i < x->next; i++)
 		pages += x->ext[i].n;
 	status_pages(&x->st, "memory", pages, x->ram->page_size);
-	if (scan != NULL)
-		scan_order(scan, next_page, x);
-	while (scan != NULL && err == 0 && (r = scan_next(scan, &f)) == 1)
-		if ((err = fetch_check(f)) == 0)
-			err = put_fetch(x, f);
+	scan_order(scan, next_page, x);
+	while (err == 0 && (r = scan_next(scan, &f)) == 1)
+		err = put_fetch(x, f);
 	scan_free(scan);
 	return err != 0 ? err : r;
 }

@@ -250,11 +250,11 @@ struct image_scan;
 /* NULL: failed and reported. */
 struct image_scan *scan_new(struct image *im, unsigned threads, unsigned *faults);
 /* Have the pages come in another order: next() gives the next one that has bytes, with its
- * state and entry: 1; 0: that was all; or < 0. */
+ * state and entry: 1; 0: that was all; or < 0.  s NULL is fine here and below: it was reported. */
 void scan_order(struct image_scan *s, int (*next)(void *arg, uint64_t *page, int *state,
     uint64_t *entry), void *arg);
-/* 1: *f is the next fetch, to be judged by the caller and valid until the next
- * call; 0: that was all; or < 0. */
+/* 1: *f is the next fetch, valid until the next call.  All of it is right; or damage is counted, and
+ * its pages are to be judged by the caller.  0: that was all; or < 0, SNAP_EDATA for a bad page. */
 int scan_next(struct image_scan *s, struct image_fetch **f);
 void scan_free(struct image_scan *s);
 

@@ -270,7 +270,7 @@ image_lookup(struct image *im, uint64_t page, uint64_t *entry)
 
 	if (leaf == NULL)
 		return st;
-	st = leaf_get(leaf, (unsigned)(page % LEAF_PAGES), entry);
+	st = (int)leaf_get(leaf, (unsigned)(page % LEAF_PAGES), entry);
 	if (st == PAGE_ANCESTOR && entry_ancestor(*entry) >= im->nanc) {
 		image_bad_page(im, page, "lies in an ancestor that is not named");
 		return SNAP_EDATA;

@@ -71,13 +71,11 @@ copy_pages(struct optimize *z)
 	uint64_t n = 0;
 	unsigned i;
 	uint8_t *room;
-	int r = SNAP_ESYS, err = 0;
+	int r = 0, err = 0;
 
 	status_pages(&z->st, "memory", image_with_bytes(z->im), size);
-	if (scan != NULL)
-		scan_order(scan, next_page, z);
-	while (scan != NULL && err == 0 && (r = scan_next(scan, &f)) == 1) {
-		err = fetch_check(f);
+	scan_order(scan, next_page, z);
+	while (err == 0 && (r = scan_next(scan, &f)) == 1) {
 		for (i = 0; i < f->n && err == 0; i++, n++) {
 			if ((room = image_room(z->out)) == NULL) {
 				err = SNAP_ESYS;

@@ -100,6 +100,8 @@ bad:
 void
 scan_order(struct image_scan *s, int (*next)(void *, uint64_t *, int *, uint64_t *), void *arg)
 {
+	if (s == NULL)
+		return;
 	s->next = next;
 	s->next_arg = arg;
 }
@@ -159,6 +161,8 @@ scan_next(struct image_scan *s, struct image_fetch **f)
 	struct aio_req *r;
 	int err;
 
+	if (s == NULL)
+		return SNAP_ESYS;
 	if (s->out != NULL)
 		s->idle[s->nidle++] = s->out;
 	s->out = NULL;
@@ -167,6 +171,8 @@ scan_next(struct image_scan *s, struct image_fetch **f)
 	if ((r = aio_wait(s->ring)) == NULL)
 		return 0;
 	*f = s->out = r->arg;
+	if ((s->faults == NULL || r->error != 0) && (err = fetch_check(*f)) != 0)
+		return err;
 	return 1;
 }
 

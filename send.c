@@ -56,11 +56,10 @@ send_stored(struct image *im, struct stream_out *out, unsigned threads, uint64_t
 	struct image_scan *scan = scan_new(im, threads, NULL);
 	struct image_fetch *f;
 	unsigned i;
-	int r = SNAP_ESYS, err = 0;
+	int r = 0, err = 0;
 
 	status_pages(st, "memory", image_with_bytes(im), size);
-	while (scan != NULL && err == 0 && (r = scan_next(scan, &f)) == 1) {
-		err = fetch_check(f);
+	while (err == 0 && (r = scan_next(scan, &f)) == 1) {
 		for (i = 0; i < f->n && err == 0; i++)
 			err = out_page(out, f->page[i], fetch_data(f, i));
 		*sent += f->n;
