@@ -93,10 +93,11 @@ int io_keep(const char *path, char **kept, int *fd);
 int io_is(const char *path, int fd);
 int io_same(int a, int b);
 /*
- * Remove temporary files that dead savers of path left.  said() is called with
- * the name of each one removed.
+ * Remove temporary files for path that dead processes left.  said() is called with
+ * the name of each one removed, and the verb, which is what they did.
  */
-void io_sweep_parts(const char *path, void (*said)(const char *));
+void io_sweep_parts(const char *path, const char *verb,
+    void (*said)(const char *name, const char *verb));
 /* Open an existing regular file, for writing if wr; flags are IO_*.  EINVAL: it
  * is of another kind. */
 int io_open(const char *path, int wr, int flags, int *fd);

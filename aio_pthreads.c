@@ -566,7 +566,7 @@ is_part(const char *name, const char *base)
 }
 
 void
-io_sweep_parts(const char *path, void (*said)(const char *))
+io_sweep_parts(const char *path, const char *verb, void (*said)(const char *, const char *))
 {
 	const char *base;
 	char *dir = directory(path, &base), *name;
@@ -595,7 +595,7 @@ io_sweep_parts(const char *path, void (*said)(const char *))
 			if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) &&
 			    lock_file(fd) == 0 && io_is(name, fd) &&
 			    unlink(name) == 0 && st.st_size > 0)
-				said(name);
+				said(name, verb);
 			close(fd);
 		}
 		free(name);

@@ -192,12 +192,6 @@ hot_may_write(const char *name)
 	return SNAP_ESYS;
 }
 
-static void
-said_stale(const char *name)
-{
-	snap_warnx("%s: removed, a dead load left it", name);
-}
-
 int
 hot_write(const struct hot_list *l, const char *name, const struct image *im)
 {
@@ -206,7 +200,7 @@ hot_write(const struct hot_list *l, const char *name, const struct image *im)
 	char *tmp = NULL;
 	int fd = -1, err;
 
-	io_sweep_parts(name, said_stale);
+	io_sweep_parts(name, "load", say_stale);
 	err = buf == NULL ? ENOMEM : io_create_part(name, &tmp, &fd);
 	if (err == 0) {
 		memcpy(buf, magic, MAGIC);

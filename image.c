@@ -67,12 +67,6 @@ writer_check_size(struct image_writer *w, uint64_t end)
 
 /* ---- the image from birth to commit ---- */
 
-static void
-said_stale(const char *name)
-{
-	snap_warnx("%s: removed, a dead save left it", name);
-}
-
 /* Not what is not ours: a slip of the hand must not cost a disk. */
 static int
 may_replace(const char *path, uint64_t *len)
@@ -129,7 +123,7 @@ image_create(const char *path, const struct image_options *opt)
 		image_free(w);
 		return NULL;
 	}
-	io_sweep_parts(path, said_stale);
+	io_sweep_parts(path, "save", say_stale);
 	err = io_create_part(path, &w->tmp, &w->fd);
 	if (err == EEXIST)
 		snap_warnx("%s: is there and is not a regular file", path);

@@ -253,8 +253,9 @@ struct image_scan *scan_new(struct image *im, unsigned threads, unsigned *faults
  * state and entry: 1; 0: that was all; or < 0.  s NULL is fine here and below: it was reported. */
 void scan_order(struct image_scan *s, int (*next)(void *arg, uint64_t *page, int *state,
     uint64_t *entry), void *arg);
-/* 1: *f is the next fetch, valid until the next call.  All of it is right; or damage is counted, and
- * its pages are to be judged by the caller.  0: that was all; or < 0, SNAP_EDATA for a bad page. */
+/* 1: *f is the next fetch, valid until the next call.  All of it is right; or damage is counted,
+ * and its pages are to be judged by the caller.  0: that was all; or < 0, SNAP_EDATA for a bad
+ * page. */
 int scan_next(struct image_scan *s, struct image_fetch **f);
 void scan_free(struct image_scan *s);
 

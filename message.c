@@ -170,6 +170,12 @@ snap_warn(int err, const char *fmt, ...)
 	return SNAP_ESYS;
 }
 
+void
+say_stale(const char *name, const char *verb)
+{
+	snap_warnx("%s: removed, a dead %s left it", name, verb);
+}
+
 int
 no_direct_io(const char *path, int coded, uint32_t page_size)
 {

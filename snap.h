@@ -67,6 +67,8 @@ void snap_note(const char *fmt, ...) PRINTF_LIKE(1, 2);
  */
 void snap_line(const char *text);
 
+/* Say that a temporary file was removed, see io_sweep_parts(). */
+void say_stale(const char *name, const char *verb);
 /* Say so, and 1, if the data of such an image is not aligned as direct I/O needs it. */
 int no_direct_io(const char *path, int coded, uint32_t page_size);
 

@@ -22,12 +22,6 @@ remove_and_die(int sig)
 	raise(sig);
 }
 
-static void
-said_stale(const char *name)
-{
-	snap_warnx("%s: removed, a dead export left it", name);
-}
-
 static int
 fail(const struct target *t, int err, const char *what)
 {
@@ -66,7 +60,7 @@ target_create(struct target *t, const char *path)
 		return fail(t, ENOENT, "cannot be created");
 	if (check_room(t) != 0)
 		return SNAP_ESYS;
-	io_sweep_parts(path, said_stale);
+	io_sweep_parts(path, "export", say_stale);
 	on_signals_to_end(remove_and_die);
 	if ((err = io_create_part(path, &t->tmp, &t->fd)) != 0) {
 		t->fd = -1;
