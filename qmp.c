@@ -3,9 +3,19 @@
  * qmp.c -- a client of QEMU's machine protocol.
  *
  * QEMU writes one message a line: its greeting, then replies (with the id of their command) and
- * events.  What comes is read into one buffer; a line in it stays until the next is looked for.
- * Events are passed by, what they tell is asked for a few times a second; but those of a guest
- * that is stopped are counted.
+ * events.  Events are passed by, what they tell is asked for a few times a second; but those of a
+ * guest that is stopped are counted.
+ *
+ *	closed --qmp_open--> open --qmp_run--> open
+ *	   ^                  |
+ *	   +-- gone, qmp_close
+ *
+ * Q1  Closed means: fd is -1, and there is no buffer.  Whatever fails with the connection closes it
+ *     and says why (gone); after that, commands fail without a word.
+ * Q2  What has come is in one buffer.  Its first len bytes are the last line while have_line is
+ *     set, from next_line() until the next one is looked for; values are read out of that line.
+ * Q3  One command is under way at a time.  Its reply has its id, or none; others are passed by.
+ * Q4  With must_answer, QEMU is waited for however long it takes, and whatever signals come.
  */
 #include "qmp.h"
 

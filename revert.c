@@ -5,6 +5,19 @@
  * QEMU gets one end of a pair of sockets over its monitor; at the other end a process of our
  * own does what `load` does.  What in a stream nobody tells, QEMU tells here: which memory lies
  * in huge pages.
+ *
+ *	look		QEMU waits for a guest or, with --resume, for memory
+ *	look_at_image	its disks are where it can go on; huge pages
+ *	  | start_loader	the loader is ready, and waits
+ *	begin		the capability for postcopy, and QEMU reads
+ *	  | worker_begin	the loader goes on
+ *	follow		until both have ended, or the guest waits for memory
+ *	  |
+ *	judge
+ *
+ * R1  Until begin() nothing is changed.
+ * R2  The capability is switched off again when the migration is over, not when it can be resumed.
+ * R3  A guest that was stopped for its disks is so in the image, and is let run once.
  */
 #include <sys/socket.h>
 

@@ -6,10 +6,22 @@
  * of our own does what `save` does.  So no shell is in between, QEMU need not be allowed to start
  * commands, and both ends tell how it went: QEMU over the monitor, the saver as it exits.
  *
- *	look	what cannot be is refused before anything is changed
- *	set	the capability and the limit, as a snapshot needs them; both are put back at the
- *		end, however it ends
- *	stream	until QEMU and the saver have both ended
+ *	look		what cannot be is refused
+ *	  | start_saver		the saver is ready, and waits
+ *	begin		set(), stop_guest(), drives_take(), and QEMU streams
+ *	  | worker_begin	the saver goes on
+ *	follow		the first page has come: the_moment_is_over()
+ *	  |			all has come, and QEMU says how it went: the saver goes on, or ends
+ *	judge
+ *	  |
+ *	put_back	from wherever it failed, too
+ *
+ * T1  Until begin() nothing is changed.  What set() changed is put back however it ends, and so is
+ *     whether the guest runs.
+ * T2  The disks are those of the moment at which the memory is: the guest stands still from before
+ *     they are snapshotted until its memory is write-protected, which the first page tells.
+ * T3  An image comes of it if QEMU says `completed`, nothing failed here and nobody interrupted;
+ *     else the disks are given back.
  *
  * Whoever interrupts has the saver give up: it reads on as far as it must, since a QEMU up to 8.0
  * hangs its guest for ever when its reader goes away, or is told to cancel, while RAM is on its
