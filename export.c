@@ -439,19 +439,17 @@ export(struct export *x)
 int
 run_export(const struct options *o)
 {
-	struct export *x = calloc(1, sizeof *x);
+	struct export x;
 	int err;
 
-	if (x == NULL)
-		return snap_warn(ENOMEM, "%s", o->file[1]);
-	x->opt = o;
-	x->to.fd = x->to.dir_fd = -1;
-	status_init(&x->st, o, o->file[0]);
-	err = export(x);
-	target_free(&x->to);
-	status_end(&x->st, err);
-	image_close(x->im);
-	free(x->ext);
-	free(x);
+	memset(&x, 0, sizeof x);
+	x.opt = o;
+	x.to.fd = x.to.dir_fd = -1;
+	status_init(&x.st, o, o->file[0]);
+	err = export(&x);
+	target_free(&x.to);
+	status_end(&x.st, err);
+	image_close(x.im);
+	free(x.ext);
 	return err;
 }
