@@ -529,6 +529,17 @@ end 134217728 none running none" "$(grep -v query- log)"
 	is 0 "; the guest is paused"
 }
 
+# What QEMU says of the destination's memory is heeded.
+test_huge_pages_of_the_destination() {
+	waiting --ramblock="
+              Block Name    PSize              Offset               Used              Total
+                  pc.ram    2 MiB  0x0000000000000000 0x0000000000100000 0x0000000000100000
+"
+	ask "$SNAP" revert --postcopy q j
+	assertEquals "exit status; $(cat err)" 1 "$status"
+	assertContains "$(cat err)" "j: block pc.ram is not whole pages of 2097152 bytes"
+}
+
 test_a_qemu_that_does_not_wait() {
 	for state in running paused; do
 		waiting --status=$state

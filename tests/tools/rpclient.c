@@ -20,10 +20,9 @@
  * The guest
  *	--page-size=N		of the target, where the stream does not tell it
  *	--host-page=[BLOCK=]N	page size of the destination's RAM, of one block or
- *				of all others (default: --base-page); repeatable
- *	--base-page=N		what the destination's host calls a page; blocks with
- *				another size need it in the block list (default: the
- *				system's, but not below the target's)
+ *				of all others (default: the system's, but not below
+ *				the target's); repeatable.  Blocks with another than
+ *				the default need it in the block list
  * Requests
  *	--requests=N		so many in all, each for another page (default 100)
  *	--all			for every page that has not come yet
@@ -35,7 +34,6 @@
  *	--before-run[=N]	while the device state is being loaded, ask for N pages
  *				(default 4), and for no other before these have come
  * Behaviour
- *	--precopy-ok		a stream without postcopy is right, too
  *	--read-delay=US		after every 32 KiB
  *	--hangup=PAGES		close both pipes after so many pages
  *	--resume=COMMAND	of the shell; after --hangup, it takes up the guest.  From
@@ -129,7 +127,7 @@ struct request {
 static struct {
 	uint64_t page_size, host_page, base_page, requests, seed, burst, before_run;
 	uint64_t read_delay, hangup, stop_reading, shut, timeout, expect_exit, max_ahead;
-	int all, sequential, repeat, precopy_ok, no_shut, garbage, dump, latency;
+	int all, sequential, repeat, no_shut, garbage, dump, latency;
 	const char *odd, *resume;
 	struct { const char *name; size_t len; uint64_t size; } host[HOST_PAGES_MAX];
 	size_t nhost;
@@ -978,7 +976,7 @@ take_start(void)
 	if (strcmp(name, "ram") == 0) {
 		if (version != 4)
 			fail("ram: version %u", (unsigned)version);
-		if (state == NONE && !opt.precopy_ok)
+		if (state == NONE)
 			fail("ram begins without ADVISE before it");
 		ram_sid = sid;
 		take_blocks();
@@ -1276,53 +1274,6 @@ end_postcopy(void)
 	finish(0);
 }
 
-/* Do n bytes end in a description, or in an end of file without one? */
-static int
-tail_complete(const uint8_t *p, size_t n)
-{
-	size_t i;
-
-	if (n > 6 && p[n - 1] == VM_EOF && p[n - 6] == FOOTER)
-		return 1;
-	for (i = 5; i + 8 < n && p[n - 1] == '}'; i++)
-		if (p[i] == VM_EOF && p[i + 1] == DESCRIPTION && p[i - 5] == FOOTER &&
-		    p[i + 6] == '{' && get_be32(p + i + 2) == n - i - 6)
-			return 1;
-	return 0;
-}
-
-/* Devices and their description after a precopy: to the end of output. */
-static void
-end_precopy(void)
-{
-	uint8_t *tail = NULL;
-	size_t len = 0, cap = 0;
-
-	for (;;) {
-		if (len + BUF_SIZE > cap) {
-			cap = 2 * cap + BUF_SIZE;
-			if ((tail = realloc(tail, cap)) == NULL)
-				fail("out of memory");
-		}
-		memcpy(tail + len, buf + buf_pos, buf_len - buf_pos);
-		len += buf_len - buf_pos;
-		offset += buf_len - buf_pos;
-		buf_pos = buf_len;
-		/* With a return path the command waits for us. */
-		if (rp_open && !wait_for(1, 100) && tail_complete(tail, len))
-			break;
-		if (!fill())
-			break;
-	}
-	if (!tail_complete(tail, len))
-		ended_early();
-	if (rest != NULL)
-		fwrite(tail, 1, len, rest);
-	free(tail);
-	say_shut();
-	finish(0);
-}
-
 static void
 take_elements(void)
 {
@@ -1344,8 +1295,6 @@ take_elements(void)
 			take_command();
 		else if (type == FULL && !have_part)
 			take_early();
-		else if (type == FULL && opt.precopy_ok && state <= ADVISED)
-			end_precopy();
 		else if (type == VM_EOF && state == RUNNING)
 			end_postcopy();
 		else
@@ -1511,12 +1460,12 @@ parse_option(const char *arg)
 {
 	static const struct { const char *name; int *flag; } flags[] = {
 		{ "--all", &opt.all }, { "--repeat", &opt.repeat },
-		{ "--precopy-ok", &opt.precopy_ok }, { "--no-shut", &opt.no_shut },
+		{ "--no-shut", &opt.no_shut },
 		{ "--garbage", &opt.garbage }, { "--dump", &opt.dump },
 		{ "--latency", &opt.latency }
 	};
 	static const struct { const char *name; uint64_t *to; } numbers[] = {
-		{ "--page-size", &opt.page_size }, { "--base-page", &opt.base_page },
+		{ "--page-size", &opt.page_size },
 		{ "--requests", &opt.requests }, { "--seed", &opt.seed },
 		{ "--burst", &opt.burst }, { "--before-run", &opt.before_run },
 		{ "--read-delay", &opt.read_delay }, { "--hangup", &opt.hangup },
