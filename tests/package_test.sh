@@ -1,6 +1,6 @@
 #!/bin/sh
-# Packages: the tarball of the source, Debian's made of it, and the recipe for Alpine's. All in
-# repositories and directories of their own.
+# Who packs the program gets all of it and nothing else, the same bytes wherever and whenever: the tarball
+# of the source, Debian's package of it, the recipe for Alpine's. All in directories of their own.
 
 . "$(dirname "$0")/lib.sh"
 

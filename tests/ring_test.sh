@@ -1,6 +1,6 @@
 #!/bin/sh
-# The ring of requests (aio.h) for itself: order, errors, wake-ups, for any number of workers and any
-# depth, the serial twin among them.
+# Whatever the ring of requests (aio.h) is asked to do comes back once, in order and with its own error, for
+# any number of workers and any depth, the serial twin among them.
 
 . "$(dirname "$0")/lib.sh"
 

@@ -1,6 +1,7 @@
 #!/bin/sh
-# take and revert with real QEMUs, the installed one and Debian's backported 10.0: what is demanded of
-# each scenario is written in tests/take-roundtrip. More takes in a row: tests/matrix.
+# A guest and its disks come back as they were when they were taken, and a take or revert that fails costs
+# neither: real QEMUs, the installed one and Debian's backported 10.0. What is demanded of each scenario
+# is written in tests/take-roundtrip. More takes in a row: tests/matrix.
 
 . "$(dirname "$0")/lib.sh"
 
