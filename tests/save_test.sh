@@ -243,6 +243,99 @@ test_what_cannot_be_stored_is_refused_by_name() {
 	END
 }
 
+# The smallest stream with one field changed, and what is said of it.
+test_each_field_that_cannot_be() {
+	python3 "$TOOLS/pagestream.py" 1024 m:2 0=x41 1=z >good
+	python3 - <<-'END'
+		import struct
+		good = open("good", "rb").read()
+		ram, full = good.index(b"\1\0\0\0\1\3ram"), good.index(b"\4\0\0\0\7\1d")
+
+		def name(text):
+		    return bytes([len(text)]) + text
+
+		def word(*values):
+		    return b"".join(struct.pack(">Q", v) for v in values)
+
+		def swap(old, new, words):
+		    assert good.count(old) == 1, old
+		    bad.append((good.replace(old, new), words))
+
+		def insert(at, piece, words):
+		    bad.append((good[:at] + piece + good[at:], words))
+
+		def section(text, body, version=1, sid=9, kind=b"\1"):
+		    return (kind + struct.pack(">I", sid) + name(text) +
+		            struct.pack(">II", 0, version) + body + b"\x7e" + struct.pack(">I", sid))
+
+		bad = []
+		bits = b"configuration/target-page-bits\0\0\0\1\0\0\0\n"
+		swap(b"\7\0\0\0\4none", b"\7\0\0\1\0" + bytes(256), "machine name of 256 bytes")
+		swap(bits[30:], b"\0\0\0\2\0\0\0\n",
+		     "section configuration/target-page-bits: unknown version 2")
+		swap(bits, bits[:-1] + b"\x09", "target pages of 2^9 bytes")
+		swap(bits, bits[:-1] + b"\x11", "target pages of 2^17 bytes")
+		swap(bits[:30], bits[:29] + b"z",
+		     "section configuration/target-page-bitz: not known")
+		caps = b"\5" + name(b"configuration/capabilities") + b"\0\0\0\1\0\0\0\1"
+		insert(ram, caps + name(b""), "empty name")
+		swap(word(16) + b"\x7e\0\0\0\1\2", word(16) + b"\x7d\0\0\0\1\2",
+		     "section footer expected, found byte 0x7d")
+		total, block = word(2048 | 4), name(b"m") + word(2048)
+		swap(total, word(2048 | 8), "section ram: no list of blocks")
+		swap(total + block, word(4), "section ram: no blocks")
+		swap(total, word(1024 | 4), "RAM blocks do not add up to the total")
+		swap(block, name(b"m") + word(0), "RAM blocks do not add up to the total")
+		swap(block + word(16), block + word(17), "section ram: list of blocks does not end")
+		swap(total + block, word(1 << 50 | 4) + name(b"m") + word(1 << 50),
+		     "more RAM than an image can hold")
+		swap(total + block, word(2048 * 2000 | 4) +
+		     b"".join(name(b"%d" % i) + word(2048) for i in range(2000)),
+		     "more RAM blocks than an image can describe")
+		insert(ram, caps + name(b"x-ignore-shared") +
+		       section(b"ram", total + block + word(2 ** 64 - 1, 16), 4),
+		       "RAM block m: at no possible address")
+		bitmap, early = b"dirty-bitmap", b"0/virtio-mem-device-early"
+		insert(ram, section(bitmap, b"\x80"), "section dirty-bitmap: unknown flags")
+		insert(ram, section(bitmap, b"\0"), "section dirty-bitmap: unknown chunk")
+		insert(ram, section(bitmap, b"\x40" + bytes(12) + word(17 << 20) + bytes(17 << 20)),
+		       "more than 16777216 bytes besides RAM pages and devices")
+		insert(ram, section(b"s390-storage_attributes", word(4)),
+		       "section s390-storage_attributes: unknown record")
+		insert(ram, b"".join(section(bitmap, b"\1", 1, 100 + n) for n in range(17)),
+		       "more iterable sections than known here")
+		insert(full, section(bitmap, b"\1"), "a section begins after the first pages")
+		insert(ram, section(early, bytes(36), 2, 9, b"\4"),
+		       "section %s: a device before the RAM, not known here" % early.decode())
+		for blocks, size in (0, 0), (8 * ((16 << 20) + 1), 1):
+		    insert(ram, section(early, word(0, blocks, size) + bytes(12), 1, 9, b"\4"),
+		           "section %s: damaged" % early.decode())
+		swap(word(1024 | 2), word(2048 | 2), "section ram: page outside of block m")
+		for n, (stream, words) in enumerate(bad):
+		    open("s%d" % n, "wb").write(stream)
+		    open("words", "a").write(words + "\n")
+	END
+	n=0
+	while read -r words; do
+		run_on s$n "$SNAP" save i
+		assertEquals "$words: status" 2 $status
+		assertEquals "$words" "$(sed 's/^qemu-snap: stream offset [0-9]*: //' err)"
+		n=$((n + 1))
+	done <words
+	assertEquals 25 $n
+}
+
+test_the_longest_machine_name() {
+	python3 "$TOOLS/pagestream.py" 1024 m:2 0=x41 1=z |
+		python3 -c '
+import sys
+old, new = b"\7\0\0\0\4none", b"\7\0\0\0\xff" + b"n" * 255
+sys.stdout.buffer.write(sys.stdin.buffer.read().replace(old, new))' >s
+	assertEquals 255 "$(tr -cd n <s | head -c 255 | wc -c | tr -d ' ')"
+	save i s
+	holds_stream i s
+}
+
 test_background_snapshot_with_ignored_shared_memory() {
 	mk s --ignore-shared
 	run_on s "$SNAP" save i
