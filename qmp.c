@@ -408,8 +408,8 @@ greet(struct qmp *q)
 	if ((r = await_line(q, GREETING_MS)) < 0)
 		return r;
 	if (r == 0)
-		return gone(q, "no greeting: somebody else has this monitor, or it is no QMP "
-		    "socket");
+		return gone(q, got_signal() != 0 ? "given up" :
+		    "no greeting: somebody else has this monitor, or it is no QMP socket");
 	if (q->len >= 5 && memcmp(q->buf, "QEMU ", 5) == 0)
 		return gone(q, "a monitor for people (HMP): a QMP socket is needed, see -qmp "
 		    "unix:...");

@@ -190,6 +190,17 @@ test_a_socket_that_somebody_else_has() {
 	serve --say=greeting:silence
 	ask "$SNAP" take q i
 	is 1 "q: no greeting: somebody else has this monitor, or it is no QMP socket"
+	# Who does not want to wait for it is not told of one.
+	serve --say=greeting:silence
+	start "$SNAP" take q i
+	wait_for 20 has_socket || fail "not connected"
+	kill -s INT "$asked"
+	finish
+	is 1 "q: given up"
+}
+
+has_socket() {
+	find "/proc/$asked/fd" -lname 'socket:*' | grep -q .
 }
 
 test_guests_that_cannot_be_taken() {
