@@ -9,17 +9,12 @@
 
 #include "bytes.h"
 #include "snap.h"
+#include "wire.h"
 
 enum {
 	HEAD = 8,		/* magic, version */
-	START = 1,		/* kinds of elements */
-	SUBSECTION = 5,
-	CONFIGURATION = 7,
-	FOOTER = 0x7e,
 	INSTANCE = 9,		/* where it is in a section */
-	RAM_MEM_SIZE = 4,	/* flags of RAM's records */
-	RAM_EOS = 16,
-	ENTRY_MAX = 1 + 255 + 16
+	ENTRY_MAX = 1 + ID_MAX + 16
 };
 
 static const char caps_name[] = "configuration/capabilities";
@@ -75,7 +70,7 @@ preamble_parse(struct preamble *p, const uint8_t *buf, size_t len)
 	memset(p, 0, sizeof *p);
 	p->buf = buf;
 	p->len = len;
-	if (len < at || memcmp(buf, "QEVM\0\0\0\3", HEAD) != 0 || buf[HEAD] != CONFIGURATION)
+	if (len < at || memcmp(buf, "QEVM\0\0\0\3", HEAD) != 0 || buf[HEAD] != VM_CONFIGURATION)
 		return -1;
 	name = get_be32(buf + HEAD + 1);	/* of the machine type */
 	if (name > len - at)
@@ -83,7 +78,7 @@ preamble_parse(struct preamble *p, const uint8_t *buf, size_t len)
 	p->machine = buf + at;
 	p->machine_len = name;
 	at += name;
-	for (p->caps = at; at < len && buf[at] == SUBSECTION; at += size) {
+	for (p->caps = at; at < len && buf[at] == VM_SUBSECTION; at += size) {
 		if ((size = subsection_size(buf + at, len - at, &is_caps)) == 0)
 			return -1;
 		if (is_caps) {
@@ -121,7 +116,7 @@ preamble_with(const struct preamble *p, const char *capability, size_t *len)
 		put_be32(q + CAPS_HEAD, get_be32(q + CAPS_HEAD) + 1);
 		q += p->caps_len;
 	} else {
-		*q++ = SUBSECTION;
+		*q++ = VM_SUBSECTION;
 		*q++ = CAPS_NAME;
 		memcpy(q, caps_name, CAPS_NAME);
 		put_be32(q + CAPS_NAME, 1);	/* version */
@@ -166,7 +161,7 @@ are_blocks(const struct ram_map *ram, const uint8_t *p)
 			return 0;
 	}
 	put_be64(end, RAM_EOS);
-	end[8] = FOOTER;
+	end[8] = VM_SECTION_FOOTER;
 	put_be32(end + 9, ram->sid);
 	return memcmp(p, end, sizeof end) == 0;
 }
@@ -175,7 +170,7 @@ int
 prologue_find_ram(const struct ram_map *ram, const char *path, const uint8_t *prologue,
     size_t n, size_t *at, size_t *len)
 {
-	uint8_t head[RAM_START_HEAD] = { START };
+	uint8_t head[RAM_START_HEAD] = { VM_SECTION_START };
 	size_t i, size = sizeof head + 8 + 5;
 
 	put_be32(head + 1, ram->sid);
