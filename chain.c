@@ -13,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "snap.h"
+
 /* Both in one string to be freed by the caller, or NULL. */
 static char *
 join(const char *a, const char *b)
@@ -133,19 +135,6 @@ find_ancestor(const struct image *im, unsigned k, char **found)
 		    im->path, uuid, there);
 	free(there);
 	return SNAP_ESYS;
-}
-
-int
-ram_map_same(const struct ram_map *a, const struct ram_map *b)
-{
-	size_t i;
-
-	if (a->nblk != b->nblk || a->page_size != b->page_size)
-		return 0;
-	for (i = 0; i < a->nblk; i++)
-		if (a->blk[i].len != b->blk[i].len || strcmp(a->blk[i].id, b->blk[i].id) != 0)
-			return 0;
-	return 1;
 }
 
 int

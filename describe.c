@@ -18,6 +18,7 @@
 
 #include "bytes.h"
 #include "preamble.h"
+#include "snap.h"
 
 enum { HEAD = 5, DEVICES_STEP = 64 };
 

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "bytes.h"
+#include "snap.h"
 
 enum {
 	HEAD = 8,

@@ -13,6 +13,7 @@
 
 #include "codec.h"
 #include "crc32c.h"
+#include "snap.h"
 
 /* A coded unit of which pages are wanted. */
 struct fetch_unit {

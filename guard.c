@@ -21,6 +21,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include "signals.h"
 #include "snap.h"
 #include "pipe.h"
 

@@ -9,6 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "snap.h"
+
 /* ---- numbers ---- */
 
 uint64_t

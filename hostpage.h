@@ -12,7 +12,7 @@
 
 #include "image.h"
 #include "options.h"
-#include "snap.h"
+#include "ram.h"
 
 struct host_pages {
 	const struct ram_map *ram;

@@ -10,6 +10,7 @@
 
 #include "bytes.h"
 #include "crc32c.h"
+#include "snap.h"
 
 enum {
 	MAGIC = 16,

@@ -21,6 +21,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "snap.h"
+
 enum {
 	HOLD_MAX = 16 << 20,	/* bytes; no description of devices is so long */
 	HOLDS = 8,

@@ -15,7 +15,7 @@
 #include "aio.h"
 #include "codec.h"
 #include "layout.h"
-#include "snap.h"
+#include "ram.h"
 #include "table.h"
 
 struct image;
@@ -178,8 +178,6 @@ void image_on_read(struct image *im, void (*fn)(void *arg, size_t len), void *ar
 
 /* ---- ancestors: chain.c ---- */
 
-/* Do they describe the same blocks? */
-int ram_map_same(const struct ram_map *a, const struct ram_map *b);
 /*
  * Are they still under the names that an image at path gives them?  0, or SNAP_ESYS: one
  * was replaced meanwhile, which is said.

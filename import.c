@@ -11,6 +11,7 @@
 #include "image.h"
 #include "options.h"
 #include "preamble.h"
+#include "signals.h"
 #include "snap.h"
 #include "store.h"
 #include "stream.h"

@@ -6,6 +6,8 @@
 
 #include <stdlib.h>
 
+#include "snap.h"
+
 enum { FETCH_SIZE = 64 << 10 };	/* the owner may copy so much without anybody noticing */
 
 void

@@ -10,6 +10,7 @@
 #include "bytes.h"
 #include "codec.h"
 #include "crc32c.h"
+#include "snap.h"
 #include "table.h"
 
 static const char header_magic[] = "qemu-snap image\n";
@@ -415,28 +416,15 @@ ancestors_free(struct ancestor *a, unsigned n)
 	free(a);
 }
 
-const struct ram_block *
-ram_map_find(const struct ram_map *ram, uint64_t page)
+int
+no_direct_io(const char *path, int coded, uint32_t page_size)
 {
-	size_t lo = 0, hi = ram->nblk, mid;
-
-	while (hi - lo > 1) {
-		mid = lo + (hi - lo) / 2;
-		if (ram->blk[mid].first <= page)
-			lo = mid;
-		else
-			hi = mid;
-	}
-	return &ram->blk[lo];
-}
-
-const struct ram_block *
-ram_map_named(const struct ram_map *ram, const char *id)
-{
-	size_t i;
-
-	for (i = 0; i < ram->nblk; i++)
-		if (strcmp(ram->blk[i].id, id) == 0)
-			return &ram->blk[i];
-	return NULL;
+	if (coded)
+		snap_warnx("%s: no direct I/O with compressed pages", path);
+	else if (page_size % 4096 != 0)
+		snap_warnx("%s: no direct I/O with pages of %u bytes", path,
+		    (unsigned)page_size);
+	else
+		return 0;
+	return 1;
 }

@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "snap.h"
+#include "ram.h"
 
 enum {
 	HEADER_SIZE = 4096,
@@ -129,5 +129,8 @@ uint8_t *ancestors_encode(const struct ancestor *a, unsigned n, size_t *len);
  * no memory for it. */
 const char *ancestors_decode(const uint8_t *buf, size_t len, struct ancestor **a, unsigned *n);
 void ancestors_free(struct ancestor *a, unsigned n);
+
+/* Say so, and 1, if the data of such an image is not aligned as direct I/O needs it. */
+int no_direct_io(const char *path, int coded, uint32_t page_size);
 
 #endif

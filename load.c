@@ -17,6 +17,7 @@
 #include "pipe.h"
 #include "postcopy.h"
 #include "send.h"
+#include "signals.h"
 #include "snap.h"
 #include "status.h"
 #include "worker.h"

@@ -17,6 +17,7 @@
 
 #include "bytes.h"
 #include "codec.h"
+#include "snap.h"
 
 /* Read and check a part of the section sec. */
 static int

@@ -176,19 +176,6 @@ say_stale(const char *name, const char *verb)
 	snap_warnx("%s: removed, a dead %s left it", name, verb);
 }
 
-int
-no_direct_io(const char *path, int coded, uint32_t page_size)
-{
-	if (coded)
-		snap_warnx("%s: no direct I/O with compressed pages", path);
-	else if (page_size % 4096 != 0)
-		snap_warnx("%s: no direct I/O with pages of %u bytes", path,
-		    (unsigned)page_size);
-	else
-		return 0;
-	return 1;
-}
-
 void
 print_line(const char *fmt, ...)
 {

@@ -15,6 +15,7 @@
 #include "image.h"
 #include "marks.h"
 #include "options.h"
+#include "signals.h"
 #include "snap.h"
 #include "status.h"
 #include "store.h"

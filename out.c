@@ -12,6 +12,7 @@
 
 #include "bytes.h"
 #include "pipe.h"
+#include "snap.h"
 
 void
 out_init(struct stream_out *o, int fd, const struct ram_map *ram)

@@ -10,7 +10,7 @@
 
 #include <sys/uio.h>
 
-#include "snap.h"
+#include "ram.h"
 #include "wire.h"
 
 enum {

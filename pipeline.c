@@ -41,6 +41,7 @@
 #include <string.h>
 
 #include "crc32c.h"
+#include "snap.h"
 
 enum {
 	COLLECT_EACH = 256,	/* batches between two looks at superseded pages */

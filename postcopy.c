@@ -38,6 +38,8 @@
 #include "preamble.h"
 #include "send.h"
 #include "server.h"
+#include "signals.h"
+#include "snap.h"
 #include "table.h"
 
 enum { RANGES = 512 };	/* of a DISCARD command */

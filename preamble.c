@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "bytes.h"
+#include "ram.h"
 #include "snap.h"
 #include "wire.h"
 

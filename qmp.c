@@ -33,6 +33,7 @@
 
 #include "json.h"
 #include "latency.h"
+#include "signals.h"
 #include "snap.h"
 
 enum {

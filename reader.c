@@ -16,6 +16,7 @@
 #include "codec.h"
 #include "crc32c.h"
 #include "preamble.h"
+#include "snap.h"
 
 enum {
 	TOLD_MAX = 100,		/* faults of which the place is printed */

@@ -10,6 +10,7 @@
 #include "bytes.h"
 #include "out.h"
 #include "pipe.h"
+#include "snap.h"
 
 void
 rp_init(struct rp_in *r, int fd, const struct ram_map *ram)

@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "snap.h"
+#include "ram.h"
 
 enum rp_type {
 	RP_SHUT = 1,

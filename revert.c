@@ -31,6 +31,7 @@
 #include "latency.h"
 #include "options.h"
 #include "qmp.h"
+#include "signals.h"
 #include "snap.h"
 #include "worker.h"
 

@@ -25,6 +25,7 @@
 #include "options.h"
 #include "pipe.h"
 #include "returnpath.h"
+#include "signals.h"
 #include "snap.h"
 #include "status.h"
 #include "store.h"

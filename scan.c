@@ -7,6 +7,8 @@
 
 #include <stdlib.h>
 
+#include "snap.h"
+
 enum {
 	SCAN_DEPTH = 8,		/* fetches: the disk has work while the owner sends */
 	SCAN_SIZE = 256 << 10	/* bytes of a fetch: all together stay in the cache */

@@ -9,6 +9,8 @@
 #include <signal.h>
 
 #include "pipe.h"
+#include "signals.h"
+#include "snap.h"
 
 int
 send_bytes(struct image *im, struct stream_out *out, uint32_t type, uint64_t len)

@@ -38,6 +38,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "snap.h"
 #include "table.h"
 
 enum {

@@ -51,18 +51,20 @@
  *	out.c		writing a stream
  *	guard.c		processes for what a saver cannot do
  *	pipe.c		pipes that may have QEMU at their other end
- *	wire.h		the numbers of QEMU's wire format
  *	preamble.c	what a stream, or another file, begins with
  *	qmp.c		a client of QEMU's machine protocol
  *	layout.c	header, footer and RAM map of an image
  *	table.c		parts of its page table and unit table
+ *	ram.c		RAM blocks, and the numbers of pages
  *	codec_zstd.c	zstd
  *	codec.c		the codecs there are
  *	crc32c.c	CRC-32C
  *	marks.c		a bit for each of many pages
  *	json.c		JSON
  *	latency.c	a histogram of times
+ *	signals.c	the signals that are to end us
  *	message.c	what is said to people
+ *	wire.h		the numbers of QEMU's wire format
  *	bytes.h		integers at the boundary, byte by byte
  *	snap.h		the words every file shares
  */
@@ -78,6 +80,7 @@
 #include "crc32c.h"
 #include "options.h"
 #include "pipe.h"
+#include "signals.h"
 #include "status.h"
 
 enum { FIRST_BYTES_MS = 500 };	/* QEMU sends its header at once */
@@ -156,50 +159,6 @@ set_signals(void)
 		sigaction(SIGTTOU, &sa, NULL);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
-}
-
-void
-on_signals_to_end(void (*fn)(int))
-{
-	static const int sigs[] = { SIGHUP, SIGINT, SIGTERM };
-	struct sigaction sa, old;
-	size_t i;
-
-	memset(&sa, 0, sizeof sa);
-	sa.sa_handler = fn;
-	sigemptyset(&sa.sa_mask);
-	for (i = 0; i < sizeof sigs / sizeof sigs[0]; i++)
-		if (sigaction(sigs[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN)
-			sigaction(sigs[i], &sa, NULL);
-}
-
-static volatile sig_atomic_t noted;
-
-static void
-note_signal(int sig)
-{
-	noted = sig;
-}
-
-void
-note_signals(void)
-{
-	on_signals_to_end(note_signal);
-}
-
-int
-got_signal(void)
-{
-	return (int)noted;
-}
-
-int
-check_signals(const char *path)
-{
-	if (noted == 0)
-		return 0;
-	snap_warnx("%s: signal %d: given up", path, (int)noted);
-	return SNAP_ESYS;
 }
 
 /*

@@ -34,6 +34,7 @@
 
 #include "bytes.h"
 #include "pipe.h"
+#include "snap.h"
 #include "tail.h"
 #include "wire.h"
 

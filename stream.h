@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "snap.h"
+#include "ram.h"
 
 struct stream_in;
 

@@ -13,7 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "snap.h"
+#include "ram.h"
 
 enum page_state {
 	PAGE_ABSENT,		/* the stream never had it */

@@ -38,6 +38,7 @@
 #include "latency.h"
 #include "options.h"
 #include "qmp.h"
+#include "signals.h"
 #include "snap.h"
 #include "worker.h"
 

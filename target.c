@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "aio.h"
+#include "signals.h"
 #include "snap.h"
 
 static char *volatile doomed;	/* the temporary file that a signal removes */

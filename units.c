@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "crc32c.h"
+#include "snap.h"
 
 int
 units_init(struct image_writer *w, struct batch *b)

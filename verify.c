@@ -9,6 +9,7 @@
 
 #include "codec.h"
 #include "crc32c.h"
+#include "snap.h"
 
 /* Report a fault, and count 1. */
 static unsigned

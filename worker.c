@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "qmp.h"
+#include "signals.h"
 #include "snap.h"
 
 static void

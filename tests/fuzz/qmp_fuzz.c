@@ -24,6 +24,7 @@
 #include "../../json.h"
 #include "../../latency.h"
 #include "../../qmp.h"
+#include "../../signals.h"
 #include "../../snap.h"
 #include "../../worker.h"
 #include "fuzz.h"

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * verbs.h -- what the verbs need of files that the fuzzers leave out: snap.c, options.c.
+ * verbs.h -- what the verbs need of files that the fuzzers leave out: signals.c, options.c.
  */
 #ifndef VERBS_H
 #define VERBS_H
 
 #include "../../options.h"
-#include "../../snap.h"
+#include "../../signals.h"
 
 void
 on_signals_to_end(void (*fn)(int))
