@@ -14,7 +14,6 @@
 struct ram_map;
 struct ram_block;
 
-
 /* What a stream tells of the machine before its first section. */
 struct preamble {
 	const uint8_t *buf;
