@@ -40,7 +40,8 @@ struct aio_req {
 	int quick;		/* AIO_READ: what is in the page cache needs no worker */
 	void *arg;		/* the caller's; never looked at */
 	int error;		/* when it is back: 0 or an errno value */
-	uint64_t error_off;	/* where in the file the error was met */
+	int error_fd;		/* in which file the error was met, */
+	uint64_t error_off;	/* and where there */
 	int done;		/* private */
 };
 

@@ -13,7 +13,9 @@
  *	next..tail	waiting for a worker
  *
  * The owner thread moves head (aio_wait, aio_try) and tail (aio_submit), the
- * workers move next.  A request leaves at head only, so results come in the
+ * workers move next; so does the owner where no worker is to do anything: there
+ * are none, or the request at head was done when it was submitted.  A worker
+ * passes by what is done.  A request leaves at head only, so results come in the
  * order of submission whatever the order of completion.  Every request that
  * was submitted comes back exactly once; a worker that meets an error stores
  * it in the request and goes on to the next one.
@@ -138,6 +140,7 @@ execute(struct aio_req *r)
 			    io_pread(run->fd, run->buf, run->len, run->off) :
 			    io_pwrite(run->fd, run->buf, run->len, run->off);
 			if (r->error != 0) {
+				r->error_fd = run->fd;
 				r->error_off = run->off;
 				return;
 			}

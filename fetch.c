@@ -228,6 +228,7 @@ decode(struct image_fetch *f, const struct fetch_unit *u, uint8_t *out)
 
 	if (f->serial && (err = io_pread(u->im->fd, in, u->r.len, u->r.off)) != 0) {
 		f->req.error = err;
+		f->req.error_fd = u->im->fd;
 		f->req.error_off = u->r.off;
 		return -1;
 	}
@@ -310,19 +311,14 @@ fetch_bad_page(const struct image_fetch *f, unsigned i)
 static const char *
 failed_in(const struct image_fetch *f)
 {
-	size_t i;
-	unsigned k;
+	const struct image *im = f->im;
+	unsigned i;
 
-	for (k = 0; k < f->nunit; k++)
-		if (f->unit[k].r.off == f->req.error_off)
-			return f->unit[k].im->path;
-	for (i = 0; i < f->req.nrun; i++)
-		if (f->req.run[i].off == f->req.error_off)
-			for (k = 0; k < f->n; k++)
-				if (f->from[k].im->fd == f->req.run[i].fd ||
-				    f->from[k].im->data_fd == f->req.run[i].fd)
-					return f->from[k].im->path;
-	return f->im->path;
+	for (i = 0; i < f->n; i++)
+		if (f->from[i].im->fd == f->req.error_fd ||
+		    f->from[i].im->data_fd == f->req.error_fd)
+			im = f->from[i].im;
+	return im->path;
 }
 
 int

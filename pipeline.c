@@ -383,6 +383,7 @@ prepare_batch(struct aio_req *r)
 		drop_equals(b);
 		if (b->old.req.error != 0) {
 			r->error = b->old.req.error;
+			r->error_fd = b->old.req.error_fd;
 			r->error_off = b->old.req.error_off;
 			return;
 		}
@@ -450,6 +451,7 @@ reaped(struct image_writer *w, struct aio_req *r)
 
 	if (r->error != 0 && b->kind == BATCH_PREPARED && r->op == AIO_READ) {
 		b->old.req.error = r->error;
+		b->old.req.error_fd = r->error_fd;
 		b->old.req.error_off = r->error_off;
 		if (w->failed == 0)
 			writer_fail(w, fetch_check(&b->old));

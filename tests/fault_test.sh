@@ -408,6 +408,19 @@ test_load() {
 	content
 }
 
+# The page of the image lies where that of its base does, and both are read in one go.
+test_a_read_that_fails_names_its_file() {
+	python3 "$TOOLS/pagestream.py" 4096 m:2 0=x41 1=x42 >s
+	python3 "$TOOLS/pagestream.py" 4096 m:2 0=x41 1=x43 >t
+	save base s
+	save i t --base=base
+	for n in $(seq 40); do
+		SNAP_FAULT=pread:$n:EIO "$FAULT" --aio=threads,0 load i 2>&1 >/dev/null
+	done | grep "offset 4096: " | sort >err
+	assertEquals "qemu-snap: base: read at offset 4096: Input/output error
+qemu-snap: i: read at offset 4096: Input/output error" "$(cat err)"
+}
+
 test_load_with_a_base() {
 	prepare_based
 	each op_load pread EIO
