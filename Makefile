@@ -25,9 +25,9 @@ OBJ = snap.o options.o signals.o message.o status.o save.o store.o guard.o load.
 	postcopy.o serve.o lane.o hostpage.o info.o check.o diff.o optimize.o export.o \
 	import.o take.o revert.o monitor.o worker.o qmp.o disks.o drives.o json.o \
 	describe.o preamble.o target.o stream.o tail.o out.o returnpath.o pipe.o image.o \
-	pipeline.o units.o index.o reader.o lookup.o fetch.o scan.o verify.o chain.o \
-	hot.o layout.o ram.o table.o marks.o codec.o codec_zstd.o crc32c.o latency.o \
-	aio_pthreads.o
+	pipeline.o units.o index.o identity.o reader.o lookup.o fetch.o scan.o verify.o \
+	chain.o hot.o layout.o ram.o table.o marks.o codec.o codec_zstd.o crc32c.o \
+	latency.o aio_pthreads.o
 HDR = snap.h options.h signals.h status.h store.h guard.h send.h postcopy.h server.h \
 	lane.h hostpage.h worker.h qmp.h disks.h drives.h json.h describe.h preamble.h \
 	target.h stream.h tail.h out.h returnpath.h pipe.h wire.h image.h writer.h \

@@ -34,7 +34,8 @@
  *	pipeline.c	  pages on their way, the allocator of their slots
  *	units.c		  compressed units
  *	index.c		  tables and sections behind the data
- *	writer.h	  what these four share
+ *	identity.c	  by what it is known
+ *	writer.h	  what these five share
  *	verify.c	reading one: is it whole?
  *	chain.c		  the images it is based on
  *	scan.c		  ways through all its pages

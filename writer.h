@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * writer.h -- an image being written, shared by image.c (from the temporary file to the name),
- * pipeline.c (pages on their way, slots), units.c (coded units) and index.c (what follows the
- * data), and by nobody else.
+ * pipeline.c (pages on their way, slots), units.c (coded units), index.c (what follows the
+ * data) and identity.c, and by nobody else.
  */
 #ifndef WRITER_H
 #define WRITER_H
@@ -162,7 +162,10 @@ int writer_append_section(struct image_writer *w, uint32_t type, const void *buf
     size_t len);
 void writer_units(struct image_writer *w);
 void writer_pages(struct image_writer *w);
-/* The table tag, known once all slots are; UUID and time. */
+
+/* ---- identity.c ---- */
+
+/* The tag, once all slots are known; the UUID, once all else is. */
 void writer_make_tag(struct image_writer *w);
 void writer_make_uuid(struct image_writer *w);
 

@@ -465,9 +465,9 @@ test_includes_point_one_way() {
 	never table.h "$(echo " $ours " | sed 's/ ram\.h / /')"
 	never latency.c "$(echo " $ours " | sed 's/ latency\.h / /')"
 	never aio_pthreads.c "$(echo " $ours " | sed 's/ aio\.h / /')"
-	never "options.c image.c pipeline.c units.c index.c reader.c lookup.c fetch.c scan.c verify.c \
+	never "options.c image.c pipeline.c units.c index.c identity.c reader.c lookup.c fetch.c scan.c verify.c \
 		chain.c image.h writer.h reader.h hot.c hot.h" stream.h
-	only 'image\.c|pipeline\.c|units\.c|index\.c' '^#include "writer\.h"'
+	only '(image|pipeline|units|index|identity)\.c' '^#include "writer\.h"'
 	only '(reader|lookup|fetch|scan|verify|chain)\.c' '^#include "reader\.h"'
 	only '(postcopy|serve)\.c' '^#include "server\.h"'
 }
