@@ -112,12 +112,43 @@ test_rate_limits_the_push() {
 test_bad_messages() {
 	mk s --block=a:2000
 	save i s
-	for odd in outside overflow too-long astride zero-length unknown-block no-block short-id; do
-		serve --odd=$odd --expect-exit=2 -- --postcopy load i
-		assertContains "$odd" "$(cat err)" "qemu-snap: return path: "
-	done
+	while read -r odd words; do
+		serve --odd="$odd" --expect-exit=2 -- --postcopy load i
+		assertContains "$odd" "$(grep -v UUID err)" "qemu-snap: return path: $words"
+	done <<-'END'
+		outside request for pages outside of their block
+		overflow request for pages outside of their block
+		too-long request for pages outside of their block
+		zero-length request for pages outside of their block
+		astride request for
+		unknown-block request for a page of an unknown block
+		no-block request for a page of an unknown block
+		short-id message of wrong length
+		long-pong message of wrong length
+		short-request message of wrong length
+		nul name with a NUL byte in it
+		unknown unknown message
+	END
 	serve --garbage --expect-exit=2 -- --postcopy load i
 	assertContains "$(cat err)" "qemu-snap: return path: "
+}
+
+# Of the pages that are there an answer tells that is not to be believed.
+test_bad_answers_to_a_resume() {
+	mk s --block=a:2000 --block=b:70
+	save i s
+	while read -r odd exit words; do
+		"$TOOLS/rpclient" --requests=20 --hangup=500 --odd="$odd" --expect-exit="$exit" \
+			--resume="exec '$SNAP' --resume load i" "$SNAP" --postcopy load i >out 2>err
+		ended 0 $? "$odd: $(cat out err)"
+		assertEquals "$odd" "qemu-snap: $words" "$(grep -v UUID err)"
+	done <<-'END'
+		unasked 2 return path: bitmap that was not asked for
+		nowhere 2 return path: bitmap of an unknown block
+		length 2 return path: block a is not the one of this image
+		end 2 return path: bitmap does not end where it should
+		shut 1 the destination gave up (7)
+	END
 }
 
 test_a_peer_that_goes_away() {

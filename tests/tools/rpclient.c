@@ -43,7 +43,10 @@
  *	--shut=N		say SHUT N
  *	--garbage		send a malformed message when LISTEN has come
  *	--odd=KIND		or a hostile request: outside, overflow, too-long,
- *				astride, zero-length, unknown-block, no-block, short-id
+ *				astride, zero-length, unknown-block, no-block, short-id;
+ *				another message: long-pong, short-request, nul, unknown;
+ *				or to RECV_BITMAP, of --resume: unasked, nowhere, length,
+ *				end, shut
  *	--timeout=S		then COMMAND is killed, and that is an error (default 20)
  *	--expect-exit=N		what COMMAND should end with (default 0).  If not 0, or
  *				after --garbage or --odd, its output may end early, but
@@ -1104,6 +1107,7 @@ send_odd(void)
 {
 	static const uint8_t short_id[14] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 200, 'p' };
 	const struct block *b = &blocks[0];
+	static const uint8_t nul[15] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 2, 'p', 0 };
 	const uint32_t host = (uint32_t)b->host;
 	uint8_t junk[60];
 
@@ -1128,8 +1132,23 @@ send_odd(void)
 		rp_request("nowhere", NULL, 0, host);
 	else if (strcmp(opt.odd, "no-block") == 0)
 		rp_request(b->name, b->name, 0, host);
-	else
+	else if (strcmp(opt.odd, "short-id") == 0)
 		rp_put(REQ_PAGES_ID, short_id, sizeof short_id);
+	else if (strcmp(opt.odd, "long-pong") == 0)
+		rp_put(PONG, short_id, 5);
+	else if (strcmp(opt.odd, "short-request") == 0)
+		rp_put(REQ_PAGES, short_id, 11);
+	else if (strcmp(opt.odd, "nul") == 0)
+		rp_put(REQ_PAGES_ID, nul, sizeof nul);
+	else if (strcmp(opt.odd, "unknown") == 0)
+		rp_put(0, NULL, 0);
+}
+
+/* Is the answer to RECV_BITMAP to be odd in this way? */
+static int
+is_odd(const char *kind)
+{
+	return opt.odd != NULL && strcmp(opt.odd, kind) == 0;
 }
 
 static int
@@ -1336,9 +1355,13 @@ take_recv_bitmap(size_t len)
 	b = find_block(name, "RECV_BITMAP");
 	reply[0] = (uint8_t)(len - 1);
 	memcpy(reply + 1, name, len - 1);
+	if (is_odd("nowhere"))
+		reply[1] ^= 1;
+	if (is_odd("shut"))
+		rp_put32(SHUT, 7);
 	rp_put(BITMAP, reply, len);
 	bits = (b->len / opt.page_size + 63) / 64 * 64;
-	rp_raw64(bits / 8);
+	rp_raw64(bits / 8 + (is_odd("length") ? 8 : 0));
 	for (k = 0; k < bits; k += 64) {
 		memset(word, 0, sizeof word);
 		for (i = 0; i < 64 && k + i < b->len / opt.page_size; i++)
@@ -1346,7 +1369,9 @@ take_recv_bitmap(size_t len)
 				word[i / 8] |= (uint8_t)(1 << i % 8);
 		rp_raw(word, sizeof word);
 	}
-	rp_raw64(UINT64_C(0x0123456789abcdef));
+	rp_raw64(UINT64_C(0x0123456789abcdef) - (is_odd("end") ? 1 : 0));
+	if (is_odd("unasked") && b == &blocks[nblocks - 1])
+		rp_put(BITMAP, reply, len);
 	wait_for(0, -1);
 }
 
@@ -1445,7 +1470,8 @@ static void
 parse_odd(const char *v)
 {
 	static const char *const kinds[] = { "outside", "overflow", "too-long", "astride",
-	    "zero-length", "unknown-block", "no-block", "short-id" };
+	    "zero-length", "unknown-block", "no-block", "short-id", "long-pong", "short-request",
+	    "nul", "unknown", "unasked", "nowhere", "length", "end", "shut" };
 	size_t i;
 
 	for (i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
