@@ -178,7 +178,7 @@ below(const char *dir, const char *path)
 	return strncmp(path, dir, n) == 0 && path[n] == '/' ? path + n + 1 : NULL;
 }
 
-/* path from the directory dir; both are absolute. */
+/* path from the directory dir, in which it does not lie; both are absolute. */
 static char *
 relative(const char *dir, const char *path)
 {
@@ -188,8 +188,6 @@ relative(const char *dir, const char *path)
 	for (i = 0; dir[i] != '\0' && dir[i] == path[i]; i++)
 		if (dir[i] == '/')
 			common = i + 1;
-	if (dir[i] == '\0' && path[i] == '/')
-		common = i + 1;
 	if ((s = copy("")) == NULL)
 		return NULL;
 	for (i = common; i < strlen(dir); i += strcspn(dir + i, "/") + 1) {

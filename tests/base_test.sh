@@ -152,6 +152,21 @@ serves() {
 }
 
 # Each changes some pages, raw and compressed in turn; then all of them go elsewhere.
+# The format has room for 255 ancestors.
+test_the_longest_chain() {
+	mk s --block=a:2 --json=0 --devices=1
+	save i0 s
+	n=0
+	while [ $n -lt 255 ]; do
+		save i$((n + 1)) s --base=i$n
+		n=$((n + 1))
+	done
+	run "$SNAP" check --quick i255
+	expect 0 ""
+	run_on s "$SNAP" --base=i255 save i256
+	expect 1 "qemu-snap: i255: has 255 ancestors, and an image can have no more"
+}
+
 test_a_chain_of_ten() {
 	mkdir d e
 	mk s --json=2000

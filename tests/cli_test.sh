@@ -191,4 +191,16 @@ test_load_writes_no_stream_into_a_file_that_waits_for_none() {
 	assertFalse "nothing in the file" "[ -s file ]"
 }
 
+# A stream neither comes from a terminal nor goes to one.
+test_terminals() {
+	"$TOOLS/mkstream" | "$SNAP" save i
+	python3 "$TOOLS/terminal.py" --stdout raw "$SNAP" load i >screen
+	assertEquals 1 $?
+	assertEquals "qemu-snap: load: the stream goes to stdout, which is a terminal" "$(cat screen)"
+	python3 "$TOOLS/terminal.py" raw sh -c 'exec "$0" save j <&2' "$SNAP" >screen
+	assertEquals 1 $?
+	assertEquals "qemu-snap: save: the stream comes on stdin, which is a terminal" "$(cat screen)"
+	assertEquals "i raw screen" "$(echo *)"
+}
+
 . "$shunit"

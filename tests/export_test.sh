@@ -97,6 +97,15 @@ test_pages_that_are_zero_take_no_room() {
 	done
 }
 
+test_what_a_dead_export_left() {
+	mk s --block=pc.ram:30
+	save IMG s
+	echo part >file.part.1-0
+	run "$SNAP" export --to=raw IMG file
+	expect 0 "qemu-snap: file.part.1-0: removed, a dead export left it"
+	assertEquals "file" "$(echo file*)"
+}
+
 test_import() {
 	for more in "" "--kind=ordinary" "--ignore-shared --kind=ordinary" "--uuid --page-bits" \
 	    "--early --iterable=htab --kind=ordinary" "--json=0"; do

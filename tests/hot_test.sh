@@ -148,6 +148,10 @@ test_where_the_list_goes() {
 	assertTrue "the old list" "cmp before i.hot"
 	serve --requests=9 -- --postcopy --record load i
 	assertEquals 9 "$(hotlist show i.hot i | wc -l)"
+	cp i.hot i.hot.part.1-0
+	serve --requests=9 -- --postcopy --record load i
+	assertContains "$(cat err)" "qemu-snap: i.hot.part.1-0: removed, a dead load left it"
+	assertEquals "i.hot" "$(echo i.hot*)"
 }
 
 # What is of no use in a list does not hold up the guest.

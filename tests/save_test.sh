@@ -411,6 +411,21 @@ test_what_is_no_image_is_not_replaced() {
 	assertEquals 0 "$status"
 }
 
+test_without_syncs() {
+	mk s
+	run_on s "$SNAP" --cache=unsafe save i
+	expect 0 "qemu-snap: i: written without syncs: a crash of the host may damage it"
+	holds_stream i s
+}
+
+# A verb that is mistaken for another waits for what will never come: after a while it says so.
+test_nothing_comes() {
+	mk s
+	{ sleep 11; cat s; } | "$SNAP" save i 2>err
+	status=$?
+	expect 0 "qemu-snap: save: nothing has come yet; in migrate_incoming the verb is load"
+}
+
 # Guest memory is secret.
 test_only_the_owner_may_read() {
 	mk s
