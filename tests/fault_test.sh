@@ -581,6 +581,28 @@ test_optimize() {
 	content
 }
 
+# A hot list that cannot be read is told of; all goes on without it.
+test_a_hot_list_that_cannot_be_read() {
+	mk s --block=a:300
+	save beside s
+	python3 "$TOOLS/hotlist.py" make beside.hot beside 200 7 9 1
+	"$SNAP" optimize beside within
+	while read -r image call error words; do
+		: >said
+		n=1
+		while [ $n -le 40 ]; do
+			SNAP_FAULT=$call:$n:$error "$FAULT" optimize $image n 2>err &&
+				{ "$SNAP" check n >/dev/null || fail "$call $n"; cat err >>said; }
+			n=$((n + 1))
+		done
+		assertContains "$image: $call" "$(cat said)" "qemu-snap: $words: not used"
+	done <<-'END'
+		beside malloc ENOMEM beside.hot: out of memory
+		beside pread EIO beside.hot: cannot be read
+		within malloc ENOMEM within: hot list: out of memory
+	END
+}
+
 test_optimize_that_is_told_to_end() {
 	prepare_load
 	SNAP_FAULT=pread:\*:delay:50000
