@@ -176,6 +176,26 @@ test_save_that_moves_pages() {
 	content
 }
 
+# What they read back of the image is not taken for what was written.
+test_save_that_reads_back_something_else() {
+	options=
+	for how in --compress=none $(has_zstd && echo --compress=zstd); do
+		prepare_save --kind=ordinary --passes=2 --late-zero=40 --zero=10 --block=a:70
+		n=1
+		while [ $n -le 500 ]; do
+			SNAP_FAULT=pread:$n:flip
+			op_save
+			[ "$fired" -gt 0 ] || break
+			cat err >>said
+			n=$((n + 1 + n / 4))
+		done
+		[ "$status" -eq 0 ] || complain "nothing failed, but exit status $status: $(cat err)"
+		assertContains "$how" "$(cat said)" "reads back differently from what was written"
+		rm said
+	done
+	content
+}
+
 test_save_without_threads_and_with_direct_io() {
 	prepare_save --kind=ordinary --passes=2 --late-zero=40 --zero=10 --block=a:70
 	options=--aio=threads,0

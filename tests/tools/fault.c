@@ -11,7 +11,8 @@
  *	cut:N:SEED	a power cut at the N-th sync
  *
  * CALL is one of the names in fault.h.  WHAT is an error (ENOSPC, ...); "short":
- * half of the bytes are moved, which is for pread and pwrite; or "delay:US".
+ * half of the bytes are moved, which is for pread and pwrite; "flip": a bit of what
+ * pread brings is turned; or "delay:US".
  *
  * SNAP_FAULT_COUNT names a file that is written at exit: a line "fired N", the
  * number of rules applied, delays aside, "syncs N", one for each call, "exit N",
@@ -56,6 +57,8 @@
 #undef pipe
 #undef main
 
+enum { HALF = 1, FLIP };
+
 enum {
 	RULES = 8,
 	FSYNCS = 32,		/* of which the pwrites before them are remembered */
@@ -87,7 +90,7 @@ static struct rule {
 	enum call call;
 	unsigned long from, to;	/* the calls it is for, counted from 1 */
 	unsigned long after;	/* this fsync, which is still to come; 0: there is none */
-	int error, half;
+	int error, half;	/* HALF, or FLIP */
 	unsigned long delay;	/* microseconds */
 } rules[RULES];
 static unsigned nrules;
@@ -404,7 +407,9 @@ parse_what(struct rule *r, char **p)
 	if (take(p, "delay:"))
 		r->delay = number(p);
 	else if (take(p, "short"))
-		r->half = 1;
+		r->half = HALF;
+	else if (take(p, "flip"))
+		r->half = FLIP;
 	else {
 		for (i = 0; i < sizeof errors / sizeof errors[0]; i++)
 			if (strlen(errors[i].name) == n && strncmp(*p, errors[i].name, n) == 0)
@@ -499,7 +504,7 @@ init(void)
 	free(text);
 }
 
-/* One more call: 0, or the error it shall have; *half: move half of the bytes. */
+/* One more call: 0, or the error it shall have; *half: HALF, FLIP, or 0. */
 static int
 meet(enum call c, int *half)
 {
@@ -527,8 +532,8 @@ meet(enum call c, int *half)
 		delay += r->delay;
 		if (r->error != 0)
 			error = r->error;
-		if (r->half && half != NULL)
-			*half = 1;
+		if (r->half != 0 && half != NULL)
+			*half = r->half;
 		fired += r->delay == 0;
 	}
 	pthread_mutex_unlock(&lock);
@@ -558,10 +563,14 @@ ssize_t
 fault_pread(int fd, void *buf, size_t len, off_t off)
 {
 	int half;
+	ssize_t n;
 
 	if (meet_errno(PREAD, &half) != 0)
 		return -1;
-	return pread(fd, buf, half && len > 1 ? len / 2 : len, off);
+	n = pread(fd, buf, half == HALF && len > 1 ? len / 2 : len, off);
+	if (half == FLIP && n > 0)
+		((uint8_t *)buf)[n / 2] ^= 16;
+	return n;
 }
 
 ssize_t
@@ -572,7 +581,7 @@ fault_pwrite(int fd, const void *buf, size_t len, off_t off)
 
 	if (meet_errno(PWRITE, &half) != 0)
 		return -1;
-	if (half && len > 1)
+	if (half == HALF && len > 1)
 		len /= 2;
 	if (!cut.on)
 		return pwrite(fd, buf, len, off);
