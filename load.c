@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "child.h"
 #include "image.h"
 #include "options.h"
 #include "out.h"
@@ -20,7 +21,6 @@
 #include "signals.h"
 #include "snap.h"
 #include "status.h"
-#include "worker.h"
 
 enum { PIPE_ROOM = 1 << 20 };	/* bytes; what a pipe may have without privileges */
 

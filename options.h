@@ -73,7 +73,7 @@ struct options {
 	const char *disk_names;	/* with commas between; NULL: all */
 	const uint8_t *disks;	/* a section for the image, see disks.h; or NULL */
 	size_t disks_len;
-	const struct leash *leash;	/* see worker.h; or NULL */
+	const struct leash *leash;	/* see child.h; or NULL */
 };
 
 /*

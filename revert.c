@@ -10,7 +10,7 @@
  *	look_at_image	its disks are where it can go on; huge pages
  *	  | start_loader	the loader is ready, and waits
  *	begin		the capability for postcopy, and QEMU reads
- *	  | worker_begin	the loader goes on
+ *	  | child_begin	the loader goes on
  *	follow		until both have ended, or the guest waits for memory
  *	  |
  *	judge
@@ -27,13 +27,13 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "child.h"
 #include "disks.h"
 #include "latency.h"
 #include "options.h"
 #include "qmp.h"
 #include "signals.h"
 #include "snap.h"
-#include "worker.h"
 
 enum {
 	LOOK_MS = 20,
@@ -53,7 +53,7 @@ struct revert {
 	char uuid[37];			/* of the image, when it has been looked at */
 	int ran;			/* the guest did when it was stopped for its disks */
 	int cont;			/* it has been told to */
-	struct worker loader;
+	struct child loader;
 	char migration[MIGRATION_STATE], guest[GUEST_STATE];
 	char *blocks;			/* text of x-query-ramblock */
 	int64_t since, runs;		/* ns: when it began, and when the guest ran; 0: not yet */
@@ -235,7 +235,7 @@ start_loader(struct revert *r)
 	if (socketpair(AF_UNIX, SOCK_STREAM, 0, p) != 0)
 		return snap_warn(errno, "socketpair");
 	setsockopt(p[0], SOL_SOCKET, SO_SNDBUF, &ahead, sizeof ahead);	/* or as it is */
-	return worker_start(&r->loader, p, &r->own, run_loader);
+	return child_start(&r->loader, p, &r->own, run_loader);
 }
 
 static int
@@ -270,7 +270,7 @@ follow(struct revert *r)
 
 	while (err == 0 && (!r->loader.ended ||
 	    (!migration_is_over(r->migration) && !is_paused(r)))) {
-		worker_wait(&r->loader, LOOK_MS);
+		child_wait(&r->loader, LOOK_MS);
 		/* In this order: what the guest is when the migration has ended, it stays. */
 		if ((err = qmp_look(&r->q)) == 0 && (err = qmp_migration(&r->q, r->migration)) == 0)
 			err = look_at_guest(r);
@@ -281,7 +281,7 @@ follow(struct revert *r)
 				err = look_at_guest(r);
 		}
 	}
-	worker_join(&r->loader);
+	child_join(&r->loader);
 	return err;
 }
 
@@ -319,7 +319,7 @@ revert(struct revert *r)
 	int err;
 
 	if ((err = look(r)) != 0 || (err = look_at_image(r)) != 0 ||
-	    (err = start_loader(r)) != 0 || (err = worker_begin(&r->loader, begin(r))) != 0)
+	    (err = start_loader(r)) != 0 || (err = child_begin(&r->loader, begin(r))) != 0)
 		return err;
 	return judge(r, follow(r));
 }

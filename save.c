@@ -20,6 +20,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "child.h"
 #include "guard.h"
 #include "image.h"
 #include "options.h"
@@ -30,7 +31,6 @@
 #include "status.h"
 #include "store.h"
 #include "stream.h"
-#include "worker.h"
 
 enum { FIRST_BYTES_MS = 10000 };	/* a large guest may need some seconds to begin */
 

@@ -24,7 +24,7 @@
  *	hostpage.c	which pages lie in one page of the destination's memory
  *	send.c		what of an image goes into every stream
  *	drives.c	disks of a running guest are snapshotted
- *	worker.c	a process of our own at the other end of QEMU's stream
+ *	child.c	a process of our own at the other end of QEMU's stream
  *	status.c	how far a long piece of work is
  *	options.c	the command line
  *	describe.c	label, machine type and devices of an image

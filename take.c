@@ -9,7 +9,7 @@
  *	look		what cannot be is refused
  *	  | start_saver		the saver is ready, and waits
  *	begin		set(), stop_guest(), drives_take(), and QEMU streams
- *	  | worker_begin	the saver goes on
+ *	  | child_begin	the saver goes on
  *	follow		the first page has come: the_moment_is_over()
  *	  |			all has come, and QEMU says how it went: the saver goes on, or ends
  *	judge
@@ -34,13 +34,13 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "child.h"
 #include "drives.h"
 #include "latency.h"
 #include "options.h"
 #include "qmp.h"
 #include "signals.h"
 #include "snap.h"
-#include "worker.h"
 
 enum {
 	LOOK_MS = 100,
@@ -68,7 +68,7 @@ struct take {
 	int64_t pause;			/* ns: how long it was */
 	unsigned stops;			/* events STOP before that */
 	int passed;			/* the moment is, see the_moment_is_over() */
-	struct worker saver;
+	struct child saver;
 	char migration[MIGRATION_STATE];	/* what query-migrate says */
 };
 
@@ -213,7 +213,7 @@ start_saver(struct take *t)
 		return snap_warn(errno, "pipe");
 	own.disks = t->disks;
 	own.disks_len = t->disks_len;
-	return worker_start(&t->saver, p, &own, run_save);
+	return child_start(&t->saver, p, &own, run_save);
 }
 
 /*
@@ -245,7 +245,7 @@ follow(struct take *t)
 	int decided = 0, err = 0;
 
 	while (!t->saver.ended || (t->q.fd >= 0 && !migration_is_over(t->migration))) {
-		if (worker_wait(&t->saver, LOOK_MS) && t->q.version >= BEARS_CANCEL)
+		if (child_wait(&t->saver, LOOK_MS) && t->q.version >= BEARS_CANCEL)
 			qmp_run(&t->q, -1, "migrate_cancel", NULL);
 		if ((t->saver.said & LEASH_PAGE) && !t->passed && !t->opt->stop && t->q.fd >= 0 &&
 		    the_moment_is_over(t) != 0)
@@ -259,9 +259,9 @@ follow(struct take *t)
 			decided = 1;
 			if (err == 0 && strcmp(t->migration, "completed") == 0 &&
 			    (err = check_signals(t->image)) == 0)
-				worker_go(&t->saver);
+				child_go(&t->saver);
 			else
-				worker_cancel(&t->saver);
+				child_cancel(&t->saver);
 		}
 	}
 	return err;
@@ -315,7 +315,7 @@ take(struct take *t)
 	if ((t->drives.disks.n > 0 || t->opt->stop) &&
 	    (t->disks = disks_pack(&t->drives.disks, &t->disks_len)) == NULL)
 		return snap_warn(ENOMEM, "disks");
-	if ((err = start_saver(t)) != 0 || (err = worker_begin(&t->saver, begin(t))) != 0)
+	if ((err = start_saver(t)) != 0 || (err = child_begin(&t->saver, begin(t))) != 0)
 		return err;
 	return judge(t, follow(t));
 }

@@ -26,7 +26,7 @@
 #include "../../qmp.h"
 #include "../../signals.h"
 #include "../../snap.h"
-#include "../../worker.h"
+#include "../../child.h"
 #include "fuzz.h"
 
 int LLVMFuzzerInitialize(int *, char ***);
@@ -47,7 +47,7 @@ static uint8_t mode;
 static const uint8_t *input;
 static size_t input_len;
 static int64_t clock_ns;
-static int waits;		/* of the worker's, until it ends */
+static int waits;		/* of the child's, until it ends */
 
 /* ---- the connection ---- */
 
@@ -123,7 +123,7 @@ now_ns(void)
 /* ---- what the verbs need, and is not looked at here ---- */
 
 int
-worker_start(struct worker *w, const int end[2], const struct options *o,
+child_start(struct child *w, const int end[2], const struct options *o,
     int (*verb)(const struct options *))
 {
 	(void)o;
@@ -136,14 +136,14 @@ worker_start(struct worker *w, const int end[2], const struct options *o,
 }
 
 int
-worker_begin(struct worker *w, int err)
+child_begin(struct child *w, int err)
 {
 	(void)w;
 	return err;
 }
 
 int
-worker_wait(struct worker *w, int ms)
+child_wait(struct child *w, int ms)
 {
 	(void)ms;
 	if (waits++ == 0)
@@ -154,20 +154,20 @@ worker_wait(struct worker *w, int ms)
 		w->ended = 1;
 		w->status = mode & FAILS ? SNAP_EDATA : 0;
 		if (w->status != 0)
-			snap_warnx("the worker has failed");
+			snap_warnx("the child has failed");
 	}
 	return 0;
 }
 
 void
-worker_join(struct worker *w)
+child_join(struct child *w)
 {
 	while (!w->ended)
-		worker_wait(w, 0);
+		child_wait(w, 0);
 }
 
-void worker_go(struct worker *w) { (void)w; }
-void worker_cancel(struct worker *w) { (void)w; }
+void child_go(struct child *w) { (void)w; }
+void child_cancel(struct child *w) { (void)w; }
 void note_signals(void) { }
 int got_signal(void) { return 0; }
 int check_signals(const char *path) { (void)path; return 0; }

@@ -1,21 +1,21 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * worker.h -- a process of our own at one end of a stream whose other end is QEMU's, for who talks
+ * child.h -- a process of our own at one end of a stream whose other end is QEMU's, for who talks
  * to its monitor.
  *
  * It does what `save` or `load` does, on a leash:
  *
- *	starts --READY--> waits --worker_go--> works --DONE--> waits --worker_go--> ends
+ *	starts --READY--> waits --child_go--> works --DONE--> waits --child_go--> ends
  *			   |		     PAGE, CUT		|
- *			   +--worker_cancel-----> ends <--------+
+ *			   +--child_cancel-----> ends <--------+
  *
  * It tells LEASH_READY when nothing has happened yet, and nothing will if it is cancelled.  `load`
  * tells no more.  `save` tells LEASH_PAGE at the first page: from then on the snapshot's moment is
  * over; LEASH_CUT when the stream ends too early, which is for the other side to report; LEASH_DONE
  * when all is read.  Cancelled then, no image comes of it.
  */
-#ifndef WORKER_H
-#define WORKER_H
+#ifndef CHILD_H
+#define CHILD_H
 
 #include <sys/types.h>
 
@@ -29,7 +29,7 @@ struct leash {
 	int tell, go;		/* descriptors */
 };
 
-struct worker {
+struct child {
 	const char *name;	/* set by the caller: of the image */
 	const struct qmp *q;	/* and the monitor */
 	int stream;		/* QEMU's end of it */
@@ -43,23 +43,23 @@ struct worker {
 
 /*
  * Have verb done in a process whose stdin is end[0], with the options but for the first argument,
- * and wait until it is ready.  0; SNAP_E*, reported; or 1: this is the worker, and it has done it,
- * with w->status.  MUST be called before threads are started.
+ * and wait until it is ready.  0; SNAP_E*, reported; or 1: this is the child, and it has done it,
+ * with c->status.  MUST be called before threads are started.
  */
-int worker_start(struct worker *w, const int end[2], const struct options *o,
+int child_start(struct child *c, const int end[2], const struct options *o,
     int (*verb)(const struct options *));
-/* QEMU has its end, or err: it could not be had.  Have the worker go on, or not.  err. */
-int worker_begin(struct worker *w, int err);
+/* QEMU has its end, or err: it could not be had.  Have the child go on, or not.  err. */
+int child_begin(struct child *c, int err);
 /* Have it go on where it waits, or end. */
-void worker_go(struct worker *w);
-void worker_cancel(struct worker *w);
+void child_go(struct child *c);
+void child_cancel(struct child *c);
 /* Wait until it has ended. */
-void worker_join(struct worker *w);
-/* Wait up to ms milliseconds until the worker or QEMU has something to say.  1: a signal has come,
- * and the worker was told to give up by the same one; this happens once. */
-int worker_wait(struct worker *w, int ms);
+void child_join(struct child *c);
+/* Wait up to ms milliseconds until the child or QEMU has something to say.  1: a signal has come,
+ * and the child was told to give up by the same one; this happens once. */
+int child_wait(struct child *c, int ms);
 
-/* For the worker: tell, or ask: 1: go on, 0: end, and leave nothing. */
+/* For the child: tell, or ask: 1: go on, 0: end, and leave nothing. */
 void leash_tell(const struct leash *l, char what);
 int leash_ask(const struct leash *l, char what);
 
