@@ -62,7 +62,7 @@ class Guest(vmlib.Scenario):
     def machine(self):
         return ['-machine', 'pc', '-m', '%dM' % self.args.mem, '-kernel', self.vmlinuz,
                 '-initrd', self.directory + '/initramfs',
-                '-append', 'console=ttyS0 quiet panic=1']
+                '-append', 'console=ttyS0 quiet no_timer_check panic=1']
 
     def start(self, name, *more, **options):
         return super().start(name, *more, debugcon=False, dead_after=120, **options)
