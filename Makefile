@@ -24,13 +24,13 @@ STD = -D_POSIX_C_SOURCE=200809L -D_XOPEN_SOURCE=700 -D_FILE_OFFSET_BITS=64 -D_TI
 OBJ = snap.o options.o signals.o message.o status.o save.o store.o guard.o load.o send.o \
 	postcopy.o serve.o lane.o hostpage.o info.o check.o diff.o optimize.o export.o \
 	import.o take.o revert.o monitor.o child.o qmp.o disks.o drives.o json.o \
-	describe.o preamble.o target.o stream.o tail.o out.o returnpath.o pipe.o image.o \
+	describe.o preamble.o outfile.o stream.o tail.o out.o returnpath.o pipe.o image.o \
 	pipeline.o units.o index.o identity.o reader.o lookup.o fetch.o scan.o verify.o \
 	chain.o hot.o layout.o ram.o table.o marks.o codec.o codec_zstd.o crc32c.o \
 	latency.o aio_pthreads.o
 HDR = snap.h options.h signals.h status.h store.h guard.h send.h postcopy.h server.h \
 	lane.h hostpage.h child.h qmp.h disks.h drives.h json.h describe.h preamble.h \
-	target.h stream.h tail.h out.h returnpath.h pipe.h wire.h image.h writer.h \
+	outfile.h stream.h tail.h out.h returnpath.h pipe.h wire.h image.h writer.h \
 	reader.h hot.h layout.h ram.h table.h marks.h codec.h crc32c.h latency.h bytes.h \
 	aio.h
 

@@ -16,11 +16,11 @@
 #include "image.h"
 #include "options.h"
 #include "out.h"
+#include "outfile.h"
 #include "preamble.h"
 #include "send.h"
 #include "snap.h"
 #include "status.h"
-#include "target.h"
 
 /* Pages of the guest that follow one another in the file. */
 struct extent {
@@ -32,7 +32,7 @@ struct export {
 	const struct options *opt;
 	struct image *im;
 	const struct ram_map *ram;
-	struct target to;
+	struct outfile to;
 	struct stream_out out;	/* what is no page */
 	struct extent *ext;	/* in the order of the guest */
 	size_t next;		/* extents in all */
@@ -94,7 +94,7 @@ put_fetch(struct export *x, const struct image_fetch *f)
 		for (n = 1; i + n < f->n && f->page[i + n] == f->page[i] + n &&
 		    f->page[i + n] - e->page < e->n; n++)
 			;
-		err = target_write(&x->to, fetch_data(f, i), n * size,
+		err = outfile_write(&x->to, fetch_data(f, i), n * size,
 		    e->off + (f->page[i] - e->page) * size);
 		if (err != 0)
 			return err;
@@ -128,7 +128,7 @@ static int
 commit(struct export *x, uint64_t len)
 {
 	status_phase(&x->st, "commit", 0);
-	return target_commit(&x->to, len, x->opt->unsafe);
+	return outfile_commit(&x->to, len, x->opt->unsafe);
 }
 
 /* ---- raw ---- */
@@ -228,7 +228,7 @@ lime_range(struct export *x, const struct ram_block *b, uint64_t off, uint64_t l
 	put_le64(h + 16, addr + len - 1);
 	add_extent(x, b->first + off / size, len / size, *at + LIME_HEAD);
 	*at += LIME_HEAD + len;
-	return target_write(&x->to, h, sizeof h, *at - LIME_HEAD - len);
+	return outfile_write(&x->to, h, sizeof h, *at - LIME_HEAD - len);
 }
 
 /*
@@ -307,7 +307,7 @@ put_bitmap(struct export *x, const struct extent *e, uint64_t off, uint64_t len)
 			return state;
 		k = page - e->page;
 		if (any && (state == PAGE_ABSENT || k / bits != piece)) {
-			err = target_write(&x->to, buf, share_of(len, sizeof buf, piece),
+			err = outfile_write(&x->to, buf, share_of(len, sizeof buf, piece),
 			    off + piece * sizeof buf);
 			memset(buf, 0, sizeof buf);
 		}
@@ -417,7 +417,7 @@ export(struct export *x)
 	x->ram = image_ram(x->im);
 	if ((x->ext = malloc((x->ram->nblk + 3) * sizeof *x->ext)) == NULL)
 		return snap_warn(ENOMEM, "%s", o->file[0]);
-	if ((err = target_create(&x->to, o->file[1])) != 0)
+	if ((err = outfile_create(&x->to, o->file[1], "export", NULL)) != 0)
 		return err;
 	out_init(&x->out, x->to.fd, x->ram);
 	x->out.name = o->file[1];
@@ -447,7 +447,7 @@ run_export(const struct options *o)
 	x.to.fd = x.to.dir_fd = -1;
 	status_init(&x.st, o, o->file[0]);
 	err = export(&x);
-	target_free(&x.to);
+	outfile_free(&x.to);
 	status_end(&x.st, err);
 	image_close(x.im);
 	free(x.ext);

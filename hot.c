@@ -10,6 +10,7 @@
 
 #include "bytes.h"
 #include "crc32c.h"
+#include "outfile.h"
 #include "snap.h"
 
 enum {
@@ -198,28 +199,21 @@ hot_write(const struct hot_list *l, const char *name, const struct image *im)
 {
 	size_t len = HEAD + (size_t)l->n * PAGE_NUMBER;
 	uint8_t *buf = malloc(len + 4);
-	char *tmp = NULL;
-	int fd = -1, err;
+	struct outfile f;
+	int err;
 
-	io_sweep_parts(name, "load", say_stale);
-	err = buf == NULL ? ENOMEM : io_create_part(name, &tmp, &fd);
-	if (err == 0) {
-		memcpy(buf, magic, MAGIC);
-		memcpy(buf + MAGIC, image_footer(im)->uuid, 16);
-		put_le64(buf + 32, l->n);
-		if (l->n > 0)
-			memcpy(buf + HEAD, l->page, len - HEAD);
-		put_le32(buf + len, crc32c(0, buf, len));
-		if ((err = io_pwrite(fd, buf, len + 4, 0)) == 0 && (err = io_sync(fd)) == 0)
-			err = io_rename(tmp, name);
-		if (err != 0)
-			io_unlink(tmp);
-		io_close(fd);
-	}
+	if (buf == NULL)
+		return snap_warn(ENOMEM, "%s: hot list cannot be written", name);
+	memcpy(buf, magic, MAGIC);
+	memcpy(buf + MAGIC, image_footer(im)->uuid, 16);
+	put_le64(buf + 32, l->n);
+	if (l->n > 0)
+		memcpy(buf + HEAD, l->page, len - HEAD);
+	put_le32(buf + len, crc32c(0, buf, len));
+	if ((err = outfile_create(&f, name, "load", "hot list")) == 0 &&
+	    (err = outfile_write(&f, buf, len + 4, 0)) == 0)
+		err = outfile_commit(&f, UINT64_MAX, 0);
+	outfile_free(&f);
 	free(buf);
-	free(tmp);
-	if (err == 0)
-		return 0;
-	snap_warn(err, "%s: hot list cannot be written", name);
-	return SNAP_ESYS;
+	return err;
 }

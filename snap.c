@@ -43,7 +43,7 @@
  *	lookup.c	  tables: where a page lies
  *	reader.c	  header, footer, sections; reader.h: what these six share
  *	image.h		what images are to all others
- *	target.c	a file that is no image, written in one step
+ *	outfile.c	a file that is no image, written in one step
  *	aio_pthreads.c	a ring of requests served by threads; system calls on image files
  *	aio.h		  what it is to all others
  *	stream.c	reading QEMU's migration stream

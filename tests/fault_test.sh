@@ -72,7 +72,7 @@ same() {
 # The messages in err that tell of a cause.
 causes() {
 	grep -v -e ': removed, a dead save left it$' -e '[:,] UUID [-0-9a-f]*$' \
-		-e ': no direct I/O here: ' err
+		-e ': no direct I/O here: ' -e ' pages noted$' err
 }
 
 # one_cause: a system call failed: status 1, and one message, with PATTERN in it.
@@ -788,6 +788,32 @@ test_postcopy_with_a_base() {
 	each op_resume pread EIO
 	same op_postcopy pread:\*:short
 	same op_postcopy pread:\*:delay:2000
+	content
+}
+
+# The old hot list stays until the new one is there as a whole.
+op_record() {
+	cp old.hot i.hot
+	client "$FAULT" $options load i
+	if [ "$status" -eq 0 ] || grep -q 'i.hot: is in place, but its directory' err; then
+		cmp -s i.hot new.hot || complain "not the new list"
+	else
+		cmp -s i.hot old.hot || complain "the old list is touched"
+	fi
+	no_part i.hot
+}
+
+test_record() {
+	prepare_postcopy
+	options='--postcopy --record'
+	python3 "$TOOLS/hotlist.py" make old.hot i 1 2 3
+	cp old.hot i.hot
+	client "$FAULT" $options load i
+	mv i.hot new.hot
+	assertFalse "a list of its own" "cmp -s old.hot new.hot"
+	each op_record pwrite ENOSPC
+	each op_record fsync EIO
+	each op_record rename EACCES
 	content
 }
 
