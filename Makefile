@@ -26,7 +26,7 @@ OBJ = snap.o options.o signals.o message.o status.o save.o store.o guard.o load.
 	import.o take.o revert.o monitor.o child.o qmp.o disks.o drives.o json.o \
 	describe.o preamble.o outfile.o stream.o tail.o out.o returnpath.o pipe.o image.o \
 	pipeline.o units.o index.o identity.o reader.o lookup.o fetch.o scan.o verify.o \
-	chain.o hot.o layout.o ram.o table.o marks.o codec.o codec_zstd.o crc32c.o \
+	chain.o hot.o layout.o ram.o table.o marks.o codec.o crc32c.o \
 	latency.o aio_pthreads.o
 HDR = snap.h options.h signals.h status.h store.h guard.h send.h postcopy.h server.h \
 	lane.h hostpage.h child.h qmp.h disks.h drives.h json.h describe.h preamble.h \

@@ -2,8 +2,9 @@
 /*
  * codec.h -- how the pages of a unit are coded in the file.
  *
- * A codec is one struct of functions, in a file of its own, and one line in
- * codec.c.  Nothing here prints.
+ * A codec is one struct of functions, so that the files that pack and unpack units know no
+ * library.  Which one an image has is told by a bit of its header: so far that is zstd alone.
+ * Nothing here prints.
  */
 #ifndef CODEC_H
 #define CODEC_H
@@ -20,7 +21,6 @@ enum {
 enum { CODED_MAX = 256 << 10 };	/* bytes of pages a coded unit may have */
 
 struct codec {
-	const char *name;
 	int number;
 	int least, usual, most;	/* levels */
 	/* What one thread at a time needs.  NULL: out of memory. */
@@ -34,13 +34,7 @@ struct codec {
 	int (*decode)(void *, const uint8_t *in, size_t n, uint8_t *out, size_t len);
 };
 
-/* The codec of a number or a name; NULL: not known, or not built in.  Raw has none. */
-const struct codec *codec_numbered(int number);
-const struct codec *codec_named(const char *name, size_t len);
-/* What a number is called, built in or not; NULL: not known. */
-const char *codec_name(int number);
-
-/* The codecs there are, if the compiler found what they need. */
-extern const struct codec codec_zstd;
+/* NULL: not built in.  Then no image with FEATURE_CODEC is opened for its pages. */
+extern const struct codec *const codec_zstd;
 
 #endif

@@ -57,7 +57,7 @@ void
 fetch_free(struct image_fetch *f)
 {
 	if (f->decoder != NULL)
-		codec_numbered(CODEC_ZSTD)->free_decoder(f->decoder);
+		codec_zstd->free_decoder(f->decoder);
 	free(f->stored);
 	free(f->plain);
 	free(f->buf);
@@ -125,7 +125,7 @@ make_room(struct image_fetch *f)
 	f->stored = malloc(CODED_MAX +
 	    (f->serial ? 0 : (size_t)f->max * f->im->head.page_size));
 	f->plain = malloc(CODED_MAX);
-	f->decoder = codec_numbered(CODEC_ZSTD)->decoder();
+	f->decoder = codec_zstd->decoder();
 	if (f->stored == NULL || f->plain == NULL || f->decoder == NULL)
 		return image_no_memory(f->im);
 	return 0;
@@ -234,7 +234,7 @@ decode(struct image_fetch *f, const struct fetch_unit *u, uint8_t *out)
 	}
 	if (crc32c(0, in, u->r.len) != u->r.crc)
 		return -1;
-	return codec_numbered(u->r.codec)->decode(f->decoder, in, u->r.len, out,
+	return codec_zstd->decode(f->decoder, in, u->r.len, out,
 	    (u->r.count + 1u) * (size_t)f->im->head.page_size);
 }
 

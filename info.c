@@ -11,7 +11,6 @@
 #include <string.h>
 #include <time.h>
 
-#include "codec.h"
 #include "describe.h"
 #include "disks.h"
 #include "hot.h"
@@ -108,7 +107,7 @@ collect_header(struct facts *x, const struct image *im)
 {
 	x->h = image_header(im);
 	x->f = image_footer(im);
-	x->codec = x->h->incompat & FEATURE_CODEC ? codec_name(CODEC_ZSTD) : "none";
+	x->codec = x->h->incompat & FEATURE_CODEC ? "zstd" : "none";
 	if (x->look.has_footer) {
 		uuid_format(x->uuid, x->f->uuid);
 		format_time(x->time, sizeof x->time, x->f->time);

@@ -219,8 +219,8 @@ optimize(struct optimize *z)
 	opt.time = image_footer(z->im)->time;
 	opt.base = z->base;
 	if (!o->have_codec && (image_header(z->im)->incompat & FEATURE_CODEC)) {
-		opt.codec = codec_numbered(CODEC_ZSTD);
-		opt.level = opt.codec->usual;
+		opt.codec = codec_zstd;
+		opt.level = codec_zstd->usual;
 	}
 	z->threads = opt.threads = options_threads(o, opt.codec == NULL &&
 	    !(image_header(z->im)->incompat & FEATURE_CODEC));

@@ -291,12 +291,13 @@ set_codec(struct options *o, const struct option *opt, const char *s)
 	uint64_t level;
 
 	o->have_codec = 1;
-	o->codec = codec_named(s, n);
-	if (o->codec == NULL && strcmp(s, "none") == 0)
+	o->codec = NULL;
+	if (strcmp(s, "none") == 0)
 		return 0;
-	if (o->codec == NULL)
-		return wrong(opt, s, n == 4 && strncmp(s, "zstd", n) == 0 ?
-		    "this qemu-snap was built without zstd" : "not none or zstd, zstd:LEVEL");
+	if (n != 4 || strncmp(s, "zstd", n) != 0)
+		return wrong(opt, s, "not none or zstd, zstd:LEVEL");
+	if ((o->codec = codec_zstd) == NULL)
+		return wrong(opt, s, "this qemu-snap was built without zstd");
 	o->level = o->codec->usual;
 	if (s[n] == '\0')
 		return 0;

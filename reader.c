@@ -277,7 +277,7 @@ check_features(const struct image *im)
 	if (features_unknown(&im->head) != 0)
 		snap_warnx("%s: needs features this version does not know: 0x%llx", im->path,
 		    (unsigned long long)features_unknown(&im->head));
-	else if (image_is_coded(im) && codec_numbered(CODEC_ZSTD) == NULL)
+	else if (image_is_coded(im) && codec_zstd == NULL)
 		snap_warnx("%s: compressed with zstd, which this qemu-snap was built without",
 		    im->path);
 	else

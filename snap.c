@@ -57,8 +57,7 @@
  *	layout.c	header, footer and RAM map of an image
  *	table.c		parts of its page table and unit table
  *	ram.c		RAM blocks, and the numbers of pages
- *	codec_zstd.c	zstd
- *	codec.c		the codecs there are
+ *	codec.c		how pages are coded: zstd
  *	crc32c.c	CRC-32C
  *	marks.c		a bit for each of many pages
  *	json.c		JSON
@@ -217,7 +216,7 @@ main(int argc, char **argv)
 			fputs(usage, stdout);
 		else
 			printf("qemu-snap %s\ncompression: %s\n", SNAP_VERSION,
-			    codec_numbered(CODEC_ZSTD) != NULL ? "zstd" : "none");
+			    codec_zstd != NULL ? "zstd" : "none");
 		err = close_stdout(0);
 		if (o.verb != VERB_NONE)
 			part_in_peace(&o);

@@ -151,7 +151,7 @@ each_unit(struct sketch *k, uint8_t *p, size_t n, void (*fn)(struct sketch *, ui
 static int
 expand(const uint8_t *p, size_t n, uint8_t *out, size_t len)
 {
-	const struct codec *c = codec_numbered(CODEC_ZSTD);
+	const struct codec *c = codec_zstd;
 	static void *decoder;
 
 	if (c == NULL)
@@ -459,7 +459,7 @@ move_units_behind(struct sketch *k, uint8_t *p, size_t n)
 static size_t
 encode_oddly(const uint8_t *in, size_t len, uint8_t *out, size_t room)
 {
-	const struct codec *c = codec_numbered(CODEC_ZSTD);
+	const struct codec *c = codec_zstd;
 	size_t cut = one_in(8) ? (size_t)below(len) : len, n, more;
 	static void *encoder;
 
@@ -493,7 +493,7 @@ recode(struct sketch *k)
 	uint8_t *u;
 
 	if ((u = unit_number(k, below(16), &size)) == NULL || data < 0 || page == 0 ||
-	    codec_numbered(CODEC_ZSTD) == NULL)
+	    codec_zstd == NULL)
 		return;
 	off = get_le48(u);
 	old = get_le32(u + 8);
@@ -1309,7 +1309,7 @@ write_again(struct image *im, uint64_t seed)
 	opt.reproducible = one_in(2);
 	opt.max_size = FILE_MAX;
 	if (one_in(2) && opt.unit_pages * image_header(im)->page_size <= CODED_MAX)
-		opt.codec = codec_numbered(CODEC_ZSTD);
+		opt.codec = codec_zstd;
 	opt.level = 1 + (int)below(3);
 	if (one_in(2) && image_ancestors(im, &list) < ANCESTORS_MAX)
 		opt.base = im;

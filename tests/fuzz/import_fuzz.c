@@ -201,7 +201,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	o.unsafe = data[0] >> 5 & 1;
 	o.threads = data[0] >> 4 & 1;
 	if (data[0] & 8)
-		o.codec = codec_numbered(CODEC_ZSTD);
+		o.codec = codec_zstd;
 	o.level = 1;
 	store_input(data + 1, size - 1);
 	if (bounded(run_import, &o, in, im[0]) != 0)

@@ -191,7 +191,7 @@ make_options(struct image_options *o, const struct guest *g, struct image *base)
 	o->max_size = FILE_MAX;
 	o->level = how & 8 ? 1 + (int)(byte() % 4) : 1;
 	if (!(how & 2) && o->unit_pages * g->ram.page_size <= CODED_MAX)
-		o->codec = codec_numbered(CODEC_ZSTD);
+		o->codec = codec_zstd;
 	o->base = how & 4 ? NULL : base;
 }
 
