@@ -263,15 +263,12 @@ image_need_units(struct image *im, uint64_t index, const uint8_t **leaf)
 	return err;
 }
 
-int
-image_lookup(struct image *im, uint64_t page, uint64_t *entry)
+/* What page is, as its leaf has it. */
+static int
+state_in(struct image *im, const struct page_leaf *leaf, uint64_t page, uint64_t *entry)
 {
-	struct page_leaf *leaf;
-	int st = image_need_leaf(im, page / LEAF_PAGES, &leaf);
+	int st = (int)leaf_get(leaf, (unsigned)(page % LEAF_PAGES), entry);
 
-	if (leaf == NULL)
-		return st;
-	st = (int)leaf_get(leaf, (unsigned)(page % LEAF_PAGES), entry);
 	if (st == PAGE_ANCESTOR && entry_ancestor(*entry) >= im->nanc) {
 		image_bad_page(im, page, "lies in an ancestor that is not named");
 		return SNAP_EDATA;
@@ -281,6 +278,15 @@ image_lookup(struct image *im, uint64_t page, uint64_t *entry)
 		return SNAP_EDATA;
 	}
 	return st;
+}
+
+int
+image_lookup(struct image *im, uint64_t page, uint64_t *entry)
+{
+	struct page_leaf *leaf;
+	int st = image_need_leaf(im, page / LEAF_PAGES, &leaf);
+
+	return leaf == NULL ? st : state_in(im, leaf, page, entry);
 }
 
 int
@@ -338,7 +344,7 @@ image_next_bytes(struct image *im, uint64_t *page, uint64_t end, uint64_t *entry
 		i = leaf == NULL ? LEAF_PAGES : leaf_next(leaf, (unsigned)(*page % LEAF_PAGES));
 		*page = index * LEAF_PAGES + i;
 		if (i < LEAF_PAGES && *page < end)
-			return image_lookup(im, *page, entry);
+			return state_in(im, leaf, *page, entry);
 	}
 	*page = end;
 	return PAGE_ABSENT;
