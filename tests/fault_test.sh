@@ -517,7 +517,7 @@ test_check_and_info() {
 
 # Disks are not taken for none because there is no memory to tell of them.
 test_info_of_disks() {
-	python3 "$TOOLS/tinystream.py" >s
+	python3 "$TOOLS/pagestream.py" 1024 m:2 0=x41 1=z >s
 	save i s --reproducible --unit-pages=2
 	python3 "$TOOLS/badimage.py" plain i >kinds
 	mv good-disks.bad i
