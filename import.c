@@ -25,8 +25,7 @@ struct import {
 	const struct options *opt;
 	int fd;
 	char *name;		/* of the file, for messages */
-	struct image *base;	/* or NULL */
-	struct image_writer *out;
+	struct store to;
 	struct stream_in *in;
 	struct status st;
 	int any;		/* has any page a bit? */
@@ -57,10 +56,10 @@ put_pages(struct import *m, uint64_t page, uint64_t n, uint64_t off)
 		if ((err = read_at(m, m->piece, (size_t)(now * size), off)) != 0)
 			return err;
 		for (i = 0; i < now; i++) {
-			if ((room = image_room(m->out)) == NULL)
+			if ((room = image_room(m->to.image)) == NULL)
 				return SNAP_ESYS;
 			memcpy(room, m->piece + i * size, size);
-			image_put(m->out, page++);
+			image_put(m->to.image, page++);
 		}
 		status_add(&m->st, now * size);
 		if ((err = check_signals(m->opt->file[1])) != 0)
@@ -84,7 +83,7 @@ put_mapped(struct import *m, uint64_t page, uint64_t n, uint64_t off)
 		if (i > from)
 			err = put_pages(m, page + from, i - from, off + from * size);
 		else {
-			err = image_zero(m->out, page + i++);
+			err = image_zero(m->to.image, page + i++);
 			status_add(&m->st, size);
 		}
 	}
@@ -170,13 +169,13 @@ static int
 store(struct import *m)
 {
 	struct stream_item it;
-	int r, err, sealed = 0, in_tail = 0;
+	int r, err;
 
 	while ((r = stream_next(m->in, &it)) == 1) {
-		store_count(&m->st, m->in, &it, &in_tail);
+		store_count(&m->to, &m->st, m->in, &it);
 		if ((err = check_signals(m->opt->file[1])) != 0 ||
 		    (it.kind == ITEM_BLOCKS && (err = check_kind(m)) != 0) ||
-		    (err = store_item(m->out, m->opt, m->in, &it, &sealed)) != 0 ||
+		    (err = store_item(&m->to, m->in, &it)) != 0 ||
 		    (it.kind == ITEM_BLOCKS && (err = put_blocks(m)) != 0))
 			return err;
 	}
@@ -188,7 +187,7 @@ store(struct import *m)
 		return SNAP_EDATA;
 	}
 	status_phase(&m->st, "commit", 0);
-	return store_commit(m->out, m->opt, m->opt->file[1], stream_facts(m->in)->split);
+	return store_commit(&m->to, stream_facts(m->in)->split);
 }
 
 /* Name what is no stream at all. */
@@ -236,7 +235,7 @@ import(struct import *m)
 		return snap_warn(ENOMEM, "%s", o->file[0]);
 	stream_is_file(m->in, m->name);
 	note_signals();
-	if ((m->out = store_create(o, o->file[1], &m->base, &err)) == NULL)
+	if ((err = store_init(&m->to, o, o->file[1])) != 0 || (err = store_create(&m->to)) != 0)
 		return err;
 	return store(m);
 }
@@ -252,8 +251,7 @@ run_import(const struct options *o)
 	m->opt = o;
 	status_init(&m->st, o, o->file[1]);
 	err = import(m);
-	image_free(m->out);
-	image_close(m->base);
+	store_free(&m->to);
 	stream_close(m->in);
 	if (m->fd >= 0)
 		io_close(m->fd);

@@ -22,9 +22,8 @@
 
 struct optimize {
 	const struct options *opt;
-	struct image *im, *base;
-	struct image_writer *out;
-	unsigned threads;	/* of either pool */
+	struct image *im;
+	struct store to;
 	struct hot_list hot;
 	uint64_t hot_at, page;	/* the next to be looked at */
 	struct marks done;	/* pages of the hot list */
@@ -55,7 +54,7 @@ next_page(void *arg, uint64_t *page, int *state, uint64_t *entry)
 			return err;
 		*page = z->page++;
 		if (*state == PAGE_ZERO) {
-			if ((err = image_zero(z->out, *page)) != 0)
+			if ((err = image_zero(z->to.image, *page)) != 0)
 				return err;
 		} else if (!marked(&z->done, *page))
 			return 1;
@@ -66,7 +65,7 @@ next_page(void *arg, uint64_t *page, int *state, uint64_t *entry)
 static int
 copy_pages(struct optimize *z)
 {
-	struct image_scan *scan = scan_new(z->im, z->threads, NULL);
+	struct image_scan *scan = scan_new(z->im, z->to.how.threads, NULL);
 	uint32_t size = image_ram(z->im)->page_size;
 	struct image_fetch *f;
 	uint64_t n = 0;
@@ -78,12 +77,12 @@ copy_pages(struct optimize *z)
 	scan_order(scan, next_page, z);
 	while (err == 0 && (r = scan_next(scan, &f)) == 1) {
 		for (i = 0; i < f->n && err == 0; i++, n++) {
-			if ((room = image_room(z->out)) == NULL) {
+			if ((room = image_room(z->to.image)) == NULL) {
 				err = SNAP_ESYS;
 				break;
 			}
 			memcpy(room, fetch_data(f, i), size);
-			image_put_known(z->out, f->page[i], f->crc[i]);
+			image_put_known(z->to.image, f->page[i], f->crc[i]);
 		}
 		status_add(&z->st, (uint64_t)f->n * size);
 		if (err == 0)
@@ -179,26 +178,27 @@ copy_rest(struct optimize *z)
 		b[i].buf = buf[i];
 	}
 	if (err == 0)
-		err = image_seal(z->out, b, KEPT, f->flags);
+		err = image_seal(z->to.image, b, KEPT, f->flags);
 	for (i = 0; i < KEPT; i++)
 		free(buf[i]);
 	for (done = 0; done < tail->len && err == 0; done += n) {
 		n = tail->len - done < sizeof piece ? (size_t)(tail->len - done) : sizeof piece;
 		if ((err = image_read(z->im, tail, done, piece, n)) == 0)
-			err = image_tail(z->out, piece, n);
+			err = image_tail(z->to.image, piece, n);
 		status_add(&z->st, n);
 	}
 	if (err == 0)
 		err = check_signals(z->opt->file[1]);
 	status_phase(&z->st, "commit", 0);
-	return err != 0 ? err : store_commit(z->out, z->opt, z->opt->file[1], tail->extra);
+	return err != 0 ? err : store_commit(&z->to, tail->extra);
 }
 
 static int
 optimize(struct optimize *z)
 {
 	const struct options *o = z->opt;
-	struct image_options opt;
+	struct image_options *how = &z->to.how;
+	int coded;
 	int err;
 
 	if ((z->im = image_open(o->file[0], o->io_flags, &err)) == NULL ||
@@ -208,25 +208,22 @@ optimize(struct optimize *z)
 	if (image_is_in_chain(z->im, o->file[1]))
 		return snap_warnx("%s: is the image itself, or an ancestor of it, and is not "
 		    "replaced", o->file[1]);
-	if ((err = store_open_base(o, &z->base)) != 0)
+	if ((err = store_init(&z->to, o, o->file[1])) != 0)
 		return err;
 	if (!o->no_hot && (err = hot_find(&z->hot, z->im)) != 0)
 		return err;
 	if ((err = marks_init(&z->done, image_ram(z->im)->npages)) != 0)
 		return err;
-	store_options(o, &opt);
-	opt.have_time = 1;
-	opt.time = image_footer(z->im)->time;
-	opt.base = z->base;
-	if (!o->have_codec && (image_header(z->im)->incompat & FEATURE_CODEC)) {
-		opt.codec = codec_zstd;
-		opt.level = codec_zstd->usual;
+	how->have_time = 1;
+	how->time = image_footer(z->im)->time;
+	coded = (image_header(z->im)->incompat & FEATURE_CODEC) != 0;
+	if (!o->have_codec && coded) {
+		how->codec = codec_zstd;
+		how->level = codec_zstd->usual;
 	}
-	z->threads = opt.threads = options_threads(o, opt.codec == NULL &&
-	    !(image_header(z->im)->incompat & FEATURE_CODEC));
-	if ((z->out = image_create(o->file[1], &opt)) == NULL)
-		return SNAP_ESYS;
-	if ((err = image_begin(z->out, image_ram(z->im))) != 0 ||
+	how->threads = options_threads(o, how->codec == NULL && !coded);
+	if ((err = store_create(&z->to)) != 0 ||
+	    (err = image_begin(z->to.image, image_ram(z->im))) != 0 ||
 	    (err = copy_pages(z)) != 0)
 		return err;
 	return copy_rest(z);
@@ -243,8 +240,7 @@ run_optimize(const struct options *o)
 	note_signals();
 	status_init(&z.st, o, o->file[1]);
 	err = optimize(&z);
-	image_free(z.out);
-	image_close(z.base);
+	store_free(&z.to);
 	image_close(z.im);
 	hot_free(&z.hot);
 	marks_free(&z.done);

@@ -37,10 +37,8 @@ enum { FIRST_BYTES_MS = 10000 };	/* a large guest may need some seconds to begin
 struct save {
 	const struct options *opt;
 	struct stream_in *in;
-	struct image *base;		/* or NULL */
-	struct image_writer *image;	/* NULL: given up */
+	struct store to;		/* its image is NULL: given up */
 	int status;			/* 0, or why it was given up */
-	int sealed, in_tail;		/* see store_item(), store_count() */
 	int paged;			/* the leash knows that pages come */
 	int draining;			/* the stream is read for QEMU's sake alone */
 	int answered;
@@ -54,19 +52,19 @@ give_up(struct save *s, int status)
 {
 	if (s->status == 0)
 		s->status = status;
-	image_free(s->image);
-	s->image = NULL;
+	image_free(s->to.image);
+	s->to.image = NULL;
 	if (s->in != NULL)
 		stream_quiet(s->in);	/* one message for one cause */
 	if (s->st != NULL && !s->draining)
 		status_phase(s->st, "draining", 0);
-	s->draining = s->in_tail = 1;	/* and nothing else any more */
+	s->draining = s->to.in_tail = 1;	/* and nothing else any more */
 }
 
 static void
 check_signal(struct save *s)
 {
-	if (s->image != NULL && check_signals(s->opt->file[0]) != 0)
+	if (s->to.image != NULL && check_signals(s->opt->file[0]) != 0)
 		give_up(s, SNAP_ESYS);
 }
 
@@ -104,18 +102,17 @@ store(struct save *s)
 			leash_tell(s->opt->leash, LEASH_PAGE);
 		}
 		if (s->st != NULL && !(s->draining && it.kind == ITEM_BLOCKS))
-			store_count(s->st, s->in, &it, &s->in_tail);
+			store_count(&s->to, s->st, s->in, &it);
 		/* Behind the RAM, QEMU of all versions bears to lose its reader. */
 		if (it.kind == ITEM_TAIL)
 			guard_dismiss(&s->guard);
-		if (s->image != NULL && (err = store_item(s->image, s->opt, s->in, &it,
-		    &s->sealed)) != 0)
+		if (s->to.image != NULL && (err = store_item(&s->to, s->in, &it)) != 0)
 			give_up(s, err);
-		if (s->image == NULL && it.kind == ITEM_TAIL)
+		if (s->to.image == NULL && it.kind == ITEM_TAIL)
 			return;		/* the RAM is through: leaving is safe */
 	}
 	if (r < 0) {
-		if (s->image != NULL && s->opt->leash != NULL && stream_facts(s->in)->cut)
+		if (s->to.image != NULL && s->opt->leash != NULL && stream_facts(s->in)->cut)
 			leash_tell(s->opt->leash, LEASH_CUT);
 		give_up(s, r);
 		/* A source that waits for SHUT comes to no end before it. */
@@ -151,19 +148,19 @@ save_stream(struct save *s)
 	pipe_on_signal(on_signal, s);
 	if (o->leash != NULL)
 		stream_end_is_told(s->in);
-	if (s->image != NULL)
+	if (s->to.image != NULL)
 		status_phase(s->st, "waiting", 0);
 	else
 		give_up(s, s->status);
-	if (!pipe_waits(STDIN_FILENO, FIRST_BYTES_MS) && s->image != NULL)
+	if (!pipe_waits(STDIN_FILENO, FIRST_BYTES_MS) && s->to.image != NULL)
 		snap_warnx("save: nothing has come yet; in migrate_incoming the verb is load");
 	check_signal(s);
 	store(s);
-	if (s->image != NULL && o->leash != NULL && !leash_ask(o->leash, LEASH_DONE))
+	if (s->to.image != NULL && o->leash != NULL && !leash_ask(o->leash, LEASH_DONE))
 		give_up(s, SNAP_ESYS);
-	if (s->image != NULL) {
+	if (s->to.image != NULL) {
 		status_phase(s->st, "commit", 0);
-		s->status = store_commit(s->image, o, o->file[0], stream_facts(s->in)->split);
+		s->status = store_commit(&s->to, stream_facts(s->in)->split);
 	}
 	if (o->trace)
 		snap_warnx("%s: %llu page records came", o->file[0],
@@ -192,8 +189,9 @@ run_save(const struct options *o)
 	note_signals();
 	status_interrupt();
 	status_init(s.st = &st, o, o->file[0]);
-	s.image = store_create(o, o->file[0], &s.base, &s.status);
-	if (o->leash != NULL && (s.image == NULL || !leash_ask(o->leash, LEASH_READY)))
+	if ((s.status = store_init(&s.to, o, o->file[0])) == 0)
+		s.status = store_create(&s.to);
+	if (o->leash != NULL && (s.status != 0 || !leash_ask(o->leash, LEASH_READY)))
 		;	/* no stream is to come */
 	else if ((s.in = stream_open(STDIN_FILENO, o->page_size)) != NULL)
 		save_stream(&s);
@@ -204,10 +202,9 @@ run_save(const struct options *o)
 		pipe_drain(STDIN_FILENO);
 	}
 	guard_dismiss(&s.guard);
-	if (s.image != NULL)
-		older = image_take_older(s.image);
-	image_free(s.image);
-	image_close(s.base);
+	if (s.to.image != NULL)
+		older = image_take_older(s.to.image);
+	store_free(&s.to);
 	stream_close(s.in);
 	status_end(&st, s.status);
 	if (older != NULL && !guard_goes_on())

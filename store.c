@@ -8,10 +8,18 @@
 
 #include "snap.h"
 
-void
-store_options(const struct options *o, struct image_options *opt)
+int
+store_init(struct store *s, const struct options *o, const char *path)
 {
-	memset(opt, 0, sizeof *opt);
+	struct image_options *opt = &s->how;
+	int err = 0;
+
+	s->opt = o;
+	s->path = path;
+	if (o->base != NULL && ((s->base = image_open(o->base, 0, &err)) == NULL ||
+	    (err = image_open_ancestors(s->base)) != 0))
+		return err;
+	opt->base = s->base;
 	opt->unit_pages = o->unit_pages;
 	opt->cluster_size = o->cluster_size;
 	opt->threads = options_threads(o, o->codec == NULL);
@@ -21,33 +29,13 @@ store_options(const struct options *o, struct image_options *opt)
 	opt->max_size = o->max_size;
 	opt->codec = o->codec;
 	opt->level = o->level;
+	return 0;
 }
 
 int
-store_open_base(const struct options *o, struct image **base)
+store_create(struct store *s)
 {
-	int err;
-
-	if (o->base == NULL)
-		return 0;
-	if ((*base = image_open(o->base, 0, &err)) == NULL)
-		return err;
-	return image_open_ancestors(*base);
-}
-
-struct image_writer *
-store_create(const struct options *o, const char *path, struct image **base, int *err)
-{
-	struct image_options opt;
-	struct image_writer *w;
-
-	if ((*err = store_open_base(o, base)) != 0)
-		return NULL;
-	store_options(o, &opt);
-	opt.base = *base;
-	if ((w = image_create(path, &opt)) == NULL)
-		*err = SNAP_ESYS;
-	return w;
+	return (s->image = image_create(s->path, &s->how)) != NULL ? 0 : SNAP_ESYS;
 }
 
 static int
@@ -63,62 +51,46 @@ put_page(struct image_writer *w, const struct stream_item *it)
 }
 
 static int
-seal(struct image_writer *w, const struct options *o, const struct stream_in *in)
+seal(struct store *s, const struct stream_in *in)
 {
-	const struct kept *k[3];
-	struct image_bytes b[5] = {
-		{ SEC_PREAMBLE, NULL, 0 },
-		{ SEC_PROLOGUE, NULL, 0 },
-		{ SEC_ITERABLES, NULL, 0 },
-		{ SEC_LABEL, NULL, 0 },
-		{ SEC_DISKS, o->disks, o->disks_len }
+	const struct stream_facts *f = stream_facts(in);
+	const char *label = s->opt->label != NULL ? s->opt->label : "";
+	struct image_bytes b[] = {
+		{ SEC_PREAMBLE, f->preamble.buf, f->preamble.len },
+		{ SEC_PROLOGUE, f->prologue.buf, f->prologue.len },
+		{ SEC_ITERABLES, f->iterables.buf, f->iterables.len },
+		{ SEC_LABEL, (const uint8_t *)label, strlen(label) },
+		{ SEC_DISKS, s->opt->disks, s->opt->disks_len }
 	};
-	uint32_t flags = 0;
-	int i;
 
-	k[0] = &stream_facts(in)->preamble;
-	k[1] = &stream_facts(in)->prologue;
-	k[2] = &stream_facts(in)->iterables;
-	for (i = 0; i < 3; i++) {
-		b[i].buf = k[i]->buf;
-		b[i].len = k[i]->len;
-	}
-	if (o->label != NULL) {
-		b[3].buf = (const uint8_t *)o->label;
-		b[3].len = strlen(o->label);
-	}
-	if (stream_facts(in)->ended)
-		flags |= IMAGE_ENDED;
-	if (stream_facts(in)->ignores_shared)
-		flags |= IMAGE_IGNORE_SHARED;
-	return image_seal(w, b, 5, flags);
+	return image_seal(s->image, b, sizeof b / sizeof b[0],
+	    (f->ended ? (uint32_t)IMAGE_ENDED : 0) |
+	    (f->ignores_shared ? (uint32_t)IMAGE_IGNORE_SHARED : 0));
 }
 
 static int
-put_tail(struct image_writer *w, const struct options *o, const struct stream_in *in,
-    const struct stream_item *it, int *sealed)
+put_tail(struct store *s, const struct stream_in *in, const struct stream_item *it)
 {
-	int err = *sealed ? 0 : seal(w, o, in);
+	int err = s->in_tail ? 0 : seal(s, in);
 
-	*sealed = 1;
-	if (err != 0 || (err = image_tail(w, it->data, it->len)) != 0)
+	s->in_tail = 1;
+	if (err != 0 || (err = image_tail(s->image, it->data, it->len)) != 0)
 		return err;
-	return it->more > 0 ? image_hold(w, it->more) : 0;
+	return it->more > 0 ? image_hold(s->image, it->more) : 0;
 }
 
 int
-store_item(struct image_writer *w, const struct options *o, const struct stream_in *in,
-    const struct stream_item *it, int *sealed)
+store_item(struct store *s, const struct stream_in *in, const struct stream_item *it)
 {
 	switch (it->kind) {
 	case ITEM_BLOCKS:
-		return image_begin(w, &stream_facts(in)->ram);
+		return image_begin(s->image, &stream_facts(in)->ram);
 	case ITEM_PAGE:
-		return put_page(w, it);
+		return put_page(s->image, it);
 	case ITEM_ZERO:
-		return image_zero(w, it->page);
+		return image_zero(s->image, it->page);
 	case ITEM_TAIL:
-		return put_tail(w, o, in, it, sealed);
+		return put_tail(s, in, it);
 	case ITEM_REFUSED:
 		return stream_facts(in)->refused;
 	}
@@ -126,18 +98,26 @@ store_item(struct image_writer *w, const struct options *o, const struct stream_
 }
 
 int
-store_commit(struct image_writer *w, const struct options *o, const char *path, uint64_t split)
+store_commit(struct store *s, uint64_t split)
 {
-	int err = image_commit(w, split);
+	int err = image_commit(s->image, split);
 
-	if (err == 0 && o->unsafe)
-		snap_warnx("%s: written without syncs: a crash of the host may damage it", path);
+	if (err == 0 && s->opt->unsafe)
+		snap_warnx("%s: written without syncs: a crash of the host may damage it",
+		    s->path);
 	return err;
 }
 
 void
-store_count(struct status *st, const struct stream_in *in, const struct stream_item *it,
-    int *in_tail)
+store_free(struct store *s)
+{
+	image_free(s->image);
+	image_close(s->base);
+}
+
+void
+store_count(const struct store *s, struct status *st, const struct stream_in *in,
+    const struct stream_item *it)
 {
 	const struct ram_map *ram = &stream_facts(in)->ram;
 
@@ -150,9 +130,8 @@ store_count(struct status *st, const struct stream_in *in, const struct stream_i
 		status_add(st, ram->page_size);
 		break;
 	case ITEM_TAIL:
-		if (!*in_tail)
+		if (!s->in_tail)
 			status_phase(st, "devices", 0);
-		*in_tail = 1;
 		status_add(st, it->len);
 		break;
 	case ITEM_REFUSED:

@@ -10,25 +10,29 @@
 #include "status.h"
 #include "stream.h"
 
-/* What the command line says of an image to be written. */
-void store_options(const struct options *o, struct image_options *opt);
-/* What --base names, with its ancestors, if it is given; the caller closes it, whatever is
- * returned. */
-int store_open_base(const struct options *o, struct image **base);
-/*
- * A new image at path, and what it is to be based on, which the caller closes after it.  NULL:
- * failed and reported, *err tells how.
- */
-struct image_writer *store_create(const struct options *o, const char *path,
-    struct image **base, int *err);
-/* One item after the other; *sealed is 0 at first.  0, or SNAP_E*, reported. */
-int store_item(struct image_writer *w, const struct options *o, const struct stream_in *in,
-    const struct stream_item *it, int *sealed);
-/* Tell of each item how far the work is; *in_tail is 0 at first. */
-void store_count(struct status *st, const struct stream_in *in, const struct stream_item *it,
-    int *in_tail);
+/* All zero before store_init(). */
+struct store {
+	const struct options *opt;
+	const char *path;		/* of the image */
+	struct image_options how;	/* it is written; the caller may change it before
+					 * store_create() */
+	struct image *base;		/* what --base names, with its ancestors, or NULL */
+	struct image_writer *image;	/* NULL: not created, or given up */
+	int in_tail;			/* the RAM is through */
+};
+
+/* What the command line says of an image to be written at path, and its base, if it names one.
+ * 0, or SNAP_E*, reported, as from the other functions. */
+int store_init(struct store *s, const struct options *o, const char *path);
+int store_create(struct store *s);
+/* Tell how far the work is; for each item, before it is stored. */
+void store_count(const struct store *s, struct status *st, const struct stream_in *in,
+    const struct stream_item *it);
+/* Store one item after the other. */
+int store_item(struct store *s, const struct stream_in *in, const struct stream_item *it);
 /* image_commit(), after which --cache=unsafe is owed a word. */
-int store_commit(struct image_writer *w, const struct options *o, const char *path,
-    uint64_t split);
+int store_commit(struct store *s, uint64_t split);
+/* Without a commit no trace of the image stays. */
+void store_free(struct store *s);
 
 #endif
