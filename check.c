@@ -48,11 +48,9 @@ say_good(const struct image *im, int quick)
 	char theirs[48] = "";
 
 	if (foot->ancestor > 0)
-		snprintf(theirs, sizeof theirs, ", %llu in ancestors",
-		    (unsigned long long)foot->ancestor);
+		snprintf(theirs, sizeof theirs, ", %llu in ancestors", (ull)foot->ancestor);
 	print_line("%s: %sgood, %llu page%s stored%s%s", image_path(im), quick ? "tables " : "",
-	    (unsigned long long)foot->stored, foot->stored == 1 ? "" : "s", theirs,
-	    quick ? ", not read" : "");
+	    (ull)foot->stored, foot->stored == 1 ? "" : "s", theirs, quick ? ", not read" : "");
 }
 
 /* Whose are they?  An ancestor may be mended by a copy of its own. */
@@ -68,8 +66,8 @@ say_damaged(const struct image *im, unsigned faults)
 		    faults == 1 ? "" : "s");
 	else
 		snap_warnx("%s: damaged: %llu fault%s of its own, %llu in ancestors",
-		    image_path(im), (unsigned long long)(faults - theirs),
-		    faults - theirs == 1 ? "" : "s", (unsigned long long)theirs);
+		    image_path(im), (ull)(faults - theirs),
+		    faults - theirs == 1 ? "" : "s", (ull)theirs);
 }
 
 static void

@@ -127,7 +127,7 @@ print_json_length(const char *key, const struct ram_block *b)
 	if (b == NULL)
 		printf(", \"%s\": null", key);
 	else
-		printf(", \"%s\": %llu", key, (unsigned long long)b->len);
+		printf(", \"%s\": %llu", key, (ull)b->len);
 }
 
 static void
@@ -137,8 +137,7 @@ print_json_pages(const uint64_t n[KINDS])
 
 	fputs("\"pages\": {", stdout);
 	for (k = 0; k < KINDS; k++)
-		printf("%s\"%s\": %llu", k == 0 ? "" : ", ", kind_name[k],
-		    (unsigned long long)n[k]);
+		printf("%s\"%s\": %llu", k == 0 ? "" : ", ", kind_name[k], (ull)n[k]);
 	putchar('}');
 }
 
@@ -178,7 +177,7 @@ print_json_end(const struct diff *d)
 static void
 print_range(struct diff *d)
 {
-	unsigned long long off = d->from * d->page_size, len = d->len * d->page_size;
+	ull off = d->from * d->page_size, len = d->len * d->page_size;
 
 	if (d->opt->json)
 		printf("%s\n      {\"offset\": %llu, \"length\": %llu, \"kind\": \"%s\"}",
@@ -192,8 +191,7 @@ print_range(struct diff *d)
 static void
 print_counts(const uint64_t n[KINDS])
 {
-	printf("%12llu %12llu %12llu  ", (unsigned long long)n[CHANGED],
-	    (unsigned long long)n[APPEARED], (unsigned long long)n[BECAME_ZERO]);
+	printf("%12llu %12llu %12llu  ", (ull)n[CHANGED], (ull)n[APPEARED], (ull)n[BECAME_ZERO]);
 }
 
 /* A block that has no counts. */
@@ -207,7 +205,7 @@ print_only(const struct row *r)
 		print_line("%s, left out of %s by x-ignore-shared", b->id, r->left_out);
 	else
 		print_line("%s, only in %s: %llu bytes", b->id, r->a != NULL ? "A" : "B",
-		    (unsigned long long)b->len);
+		    (ull)b->len);
 }
 
 static void
@@ -228,7 +226,7 @@ print_table(const struct diff *d)
 			print_line("%s", r->a->id);
 		else
 			print_line("%s, where both have it: %llu bytes in A, %llu in B", r->a->id,
-			    (unsigned long long)r->a->len, (unsigned long long)r->b->len);
+			    (ull)r->a->len, (ull)r->b->len);
 	}
 	print_counts(d->total);
 	puts("total");

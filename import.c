@@ -39,7 +39,7 @@ read_at(const struct import *m, void *buf, size_t len, uint64_t off)
 
 	if (err == 0)
 		return 0;
-	return snap_warn(err, "%s: read at offset %llu", m->opt->file[0], (unsigned long long)off);
+	return snap_warn(err, "%s: read at offset %llu", m->opt->file[0], (ull)off);
 }
 
 /* Pages that follow one another in the guest and, from off on, in the file. */

@@ -19,8 +19,6 @@
 #include "options.h"
 #include "snap.h"
 
-typedef unsigned long long ull;
-
 /* UTC, or "" where the image does not tell. */
 static void
 format_time(char *s, size_t size, uint64_t t)

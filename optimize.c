@@ -223,8 +223,7 @@ optimize(struct optimize *z)
 	}
 	how->threads = options_threads(o, how->codec == NULL && !coded);
 	if ((err = store_create(&z->to)) != 0 ||
-	    (err = image_begin(z->to.image, image_ram(z->im))) != 0 ||
-	    (err = copy_pages(z)) != 0)
+	    (err = image_begin(z->to.image, image_ram(z->im))) != 0 || (err = copy_pages(z)) != 0)
 		return err;
 	return copy_rest(z);
 }

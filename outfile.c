@@ -90,7 +90,7 @@ outfile_write(struct outfile *f, const void *buf, size_t len, uint64_t off)
 		return 0;
 	if (f->kind != NULL)
 		return fail(f, err, NULL);
-	return snap_warn(err, "%s: write at offset %llu", f->path, (unsigned long long)off);
+	return snap_warn(err, "%s: write at offset %llu", f->path, (ull)off);
 }
 
 int

@@ -164,7 +164,7 @@ save_stream(struct save *s)
 	}
 	if (o->trace)
 		snap_warnx("%s: %llu page records came", o->file[0],
-		    (unsigned long long)stream_facts(s->in)->records);
+		    (ull)stream_facts(s->in)->records);
 	answer(s);
 	pipe_on_signal(NULL, NULL);
 }

@@ -18,6 +18,8 @@ enum {
 	SNAP_EBUG = -3		/* a check on ourselves failed: exit 3 */
 };
 
+typedef unsigned long long ull;	/* what %llu takes */
+
 #ifdef __GNUC__
 #define PRINTF_LIKE(f, a)	__attribute__((format(printf, f, a)))
 #else

@@ -111,8 +111,7 @@ move_marks(struct status *st, int64_t now)
 /* ---- for people ---- */
 
 /* A piece of a line, cut where it is full.  The number of bytes in it. */
-static size_t append(char *buf, size_t size, size_t n, const char *fmt, ...)
-    PRINTF_LIKE(4, 5);
+static size_t append(char *buf, size_t size, size_t n, const char *fmt, ...) PRINTF_LIKE(4, 5);
 
 static size_t
 append(char *buf, size_t size, size_t n, const char *fmt, ...)
@@ -143,7 +142,7 @@ append_time(char *buf, size_t size, size_t n, uint64_t s)
 {
 	if (s < 3600)
 		return append(buf, size, n, "%u:%02u", (unsigned)(s / 60), (unsigned)(s % 60));
-	return append(buf, size, n, "%llu:%02u:%02u", (unsigned long long)s / 3600,
+	return append(buf, size, n, "%llu:%02u:%02u", (ull)s / 3600,
 	    (unsigned)(s / 60 % 60), (unsigned)(s % 60));
 }
 
@@ -177,8 +176,7 @@ describe(const struct status *st, char *buf, size_t size, int64_t now)
 		}
 	}
 	if (st->serves)
-		n = append(buf, size, n, ", %llu asked for",
-		    (unsigned long long)st->served.requests);
+		n = append(buf, size, n, ", %llu asked for", (ull)st->served.requests);
 	return n;
 }
 
@@ -279,7 +277,7 @@ append_number(char *buf, size_t size, size_t n, const char *key, int known, uint
 {
 	if (!known)
 		return append(buf, size, n, ", \"%s\": null", key);
-	return append(buf, size, n, ", \"%s\": %llu", key, (unsigned long long)v);
+	return append(buf, size, n, ", \"%s\": %llu", key, (ull)v);
 }
 
 static size_t
@@ -289,9 +287,8 @@ append_served(const struct status_served *s, char *buf, size_t size, size_t n)
 	n = append_number(buf, size, n, "repeats", 1, s->repeats);
 	n = append_number(buf, size, n, "answered", 1, s->answered);
 	return append(buf, size, n, ", \"latency\": {\"p50\": %llu, \"p99\": %llu, \"max\": %llu}",
-	    (unsigned long long)latency_quantile(&s->latency, 500),
-	    (unsigned long long)latency_quantile(&s->latency, 990),
-	    (unsigned long long)s->latency.most_us);
+	    (ull)latency_quantile(&s->latency, 500), (ull)latency_quantile(&s->latency, 990),
+	    (ull)s->latency.most_us);
 }
 
 /* One line; if the work has ended, the last one, with the exit status. */
@@ -307,7 +304,7 @@ tell(struct status *st, int64_t now, int ended, int code)
 	json_put(name, sizeof name, st->path);
 	n = append(line, size, 0, "{\"verb\": \"%s\", \"image\": %s, \"phase\": \"%s\", "
 	    "\"seconds\": %llu.%03u", options_verb(st->opt), name, ended ? "end" : st->phase,
-	    (unsigned long long)ms / 1000, (unsigned)(ms % 1000));
+	    (ull)ms / 1000, (unsigned)(ms % 1000));
 	if (ended)
 		n = append(line, size, n, ", \"outcome\": \"%s\", \"exit\": %d",
 		    code == 0 ? "done" : "failed", code);

@@ -103,8 +103,7 @@ store_commit(struct store *s, uint64_t split)
 	int err = image_commit(s->image, split);
 
 	if (err == 0 && s->opt->unsafe)
-		snap_warnx("%s: written without syncs: a crash of the host may damage it",
-		    s->path);
+		snap_warnx("%s: written without syncs: a crash of the host may damage it", s->path);
 	return err;
 }
 
