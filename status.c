@@ -110,23 +110,29 @@ move_marks(struct status *st, int64_t now)
 
 /* ---- for people ---- */
 
-/* A piece of a line, cut where it is full.  The number of bytes in it. */
-static size_t append(char *buf, size_t size, size_t n, const char *fmt, ...) PRINTF_LIKE(4, 5);
+/* A line that is being made, cut where it is full. */
+struct text {
+	char *s;
+	size_t size, n;
+};
 
-static size_t
-append(char *buf, size_t size, size_t n, const char *fmt, ...)
+static void add(struct text *t, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+static void
+add(struct text *t, const char *fmt, ...)
 {
 	va_list ap;
 	int r;
 
 	va_start(ap, fmt);
-	r = vsnprintf(buf + n, size - n, fmt, ap);
+	r = vsnprintf(t->s + t->n, t->size - t->n, fmt, ap);
 	va_end(ap);
-	return r < 0 ? n : (size_t)r < size - n ? n + (size_t)r : size - 1;
+	if (r >= 0)
+		t->n = (size_t)r < t->size - t->n ? t->n + (size_t)r : t->size - 1;
 }
 
-static size_t
-append_size(char *buf, size_t size, size_t n, uint64_t bytes)
+static void
+add_size(struct text *t, uint64_t bytes)
 {
 	static const char units[] = "KMGTPE";
 	double v = (double)bytes / 1024;
@@ -134,50 +140,51 @@ append_size(char *buf, size_t size, size_t n, uint64_t bytes)
 
 	for (; v >= 1000 && u < 5; u++)
 		v /= 1024;
-	return append(buf, size, n, v < 99.95 ? "%.1f %ciB" : "%.0f %ciB", v, units[u]);
+	add(t, v < 99.95 ? "%.1f %ciB" : "%.0f %ciB", v, units[u]);
 }
 
-static size_t
-append_time(char *buf, size_t size, size_t n, uint64_t s)
+static void
+add_time(struct text *t, uint64_t s)
 {
-	if (s < 3600)
-		return append(buf, size, n, "%u:%02u", (unsigned)(s / 60), (unsigned)(s % 60));
-	return append(buf, size, n, "%llu:%02u:%02u", (ull)s / 3600,
-	    (unsigned)(s / 60 % 60), (unsigned)(s % 60));
+	if (s >= 3600)
+		add(t, "%llu:%02u:%02u", (ull)s / 3600, (unsigned)(s / 60 % 60),
+		    (unsigned)(s % 60));
+	else
+		add(t, "%u:%02u", (unsigned)(s / 60), (unsigned)(s % 60));
 }
 
-/* "save, memory: 1.2 GiB of 4.0 GiB, 30%, 512 MiB/s, 0:06 left" */
+/* "save, memory: 1.2 GiB of 4.0 GiB, 30%, 512 MiB/s, 0:06 left".  The number of its bytes. */
 static size_t
 describe(const struct status *st, char *buf, size_t size, int64_t now)
 {
 	/* An ordinary migration may send more than there is. */
 	int share = st->total > 0 && st->done <= st->total;
+	struct text t = { buf, size, 0 };
 	uint64_t r = rate(st, now);
-	size_t n = append(buf, size, 0, "%s, %s: ", options_verb(st->opt), st->phase);
 
+	add(&t, "%s, %s: ", options_verb(st->opt), st->phase);
 	if (st->done == 0 && st->total == 0) {
-		n = append(buf, size, n, "for ");
-		n = append_time(buf, size, n, (uint64_t)(now - st->phase_began) / 1000000000);
+		add(&t, "for ");
+		add_time(&t, (uint64_t)(now - st->phase_began) / 1000000000);
 	} else {
-		n = append_size(buf, size, n, st->done);
+		add_size(&t, st->done);
 		if (share) {
-			n = append(buf, size, n, " of ");
-			n = append_size(buf, size, n, st->total);
-			n = append(buf, size, n, ", %u%%",
-			    (unsigned)((double)st->done * 100 / (double)st->total));
+			add(&t, " of ");
+			add_size(&t, st->total);
+			add(&t, ", %u%%", (unsigned)((double)st->done * 100 / (double)st->total));
 		}
-		n = append(buf, size, n, ", ");
-		n = append_size(buf, size, n, r);
-		n = append(buf, size, n, "/s");
+		add(&t, ", ");
+		add_size(&t, r);
+		add(&t, "/s");
 		if (share && r > 0) {
-			n = append(buf, size, n, ", ");
-			n = append_time(buf, size, n, (st->total - st->done + r - 1) / r);
-			n = append(buf, size, n, " left");
+			add(&t, ", ");
+			add_time(&t, (st->total - st->done + r - 1) / r);
+			add(&t, " left");
 		}
 	}
 	if (st->serves)
-		n = append(buf, size, n, ", %llu asked for", (ull)st->served.requests);
-	return n;
+		add(&t, ", %llu asked for", (ull)st->served.requests);
+	return t.n;
 }
 
 /* Of a name longer than room, the end, behind dots. */
@@ -200,12 +207,12 @@ static void
 show_line(const struct status *st, int64_t now)
 {
 	char what[COLUMNS + 1], line[COLUMNS + 1];
-	size_t n = describe(st, what, sizeof what, now), room;
-	const char *name, *dots;
+	struct text t = { line, sizeof line, 0 };
+	size_t n = describe(st, what, sizeof what, now);
+	const char *dots, *name = shorten(st->path,
+	    n + 2 + NAME_COLUMNS < COLUMNS ? COLUMNS - 2 - n : NAME_COLUMNS, &dots);
 
-	room = n + 2 + NAME_COLUMNS < COLUMNS ? COLUMNS - 2 - n : NAME_COLUMNS;
-	name = shorten(st->path, room, &dots);
-	append(line, sizeof line, 0, "%s%s: %s", dots, name, what);
+	add(&t, "%s%s: %s", dots, name, what);
 	snap_line(line);
 }
 
@@ -272,21 +279,22 @@ send_line(struct status *st, const char *line, size_t n)
 }
 
 /* "key": number, or null where it is not known. */
-static size_t
-append_number(char *buf, size_t size, size_t n, const char *key, int known, uint64_t v)
+static void
+add_number(struct text *t, const char *key, int known, uint64_t v)
 {
-	if (!known)
-		return append(buf, size, n, ", \"%s\": null", key);
-	return append(buf, size, n, ", \"%s\": %llu", key, (ull)v);
+	if (known)
+		add(t, ", \"%s\": %llu", key, (ull)v);
+	else
+		add(t, ", \"%s\": null", key);
 }
 
-static size_t
-append_served(const struct status_served *s, char *buf, size_t size, size_t n)
+static void
+add_served(struct text *t, const struct status_served *s)
 {
-	n = append_number(buf, size, n, "requests", 1, s->requests);
-	n = append_number(buf, size, n, "repeats", 1, s->repeats);
-	n = append_number(buf, size, n, "answered", 1, s->answered);
-	return append(buf, size, n, ", \"latency\": {\"p50\": %llu, \"p99\": %llu, \"max\": %llu}",
+	add_number(t, "requests", 1, s->requests);
+	add_number(t, "repeats", 1, s->repeats);
+	add_number(t, "answered", 1, s->answered);
+	add(t, ", \"latency\": {\"p50\": %llu, \"p99\": %llu, \"max\": %llu}",
 	    (ull)latency_quantile(&s->latency, 500), (ull)latency_quantile(&s->latency, 990),
 	    (ull)s->latency.most_us);
 }
@@ -296,30 +304,29 @@ static void
 tell(struct status *st, int64_t now, int ended, int code)
 {
 	char line[LINE_MAX_BYTES], name[NAME_BYTES];
+	struct text t = { line, sizeof line, 0 };
 	uint64_t ms = (uint64_t)(now - st->began) / 1000000;
-	size_t size = sizeof line, n;
 
 	if (st->fd < 0)
 		return;
 	json_put(name, sizeof name, st->path);
-	n = append(line, size, 0, "{\"verb\": \"%s\", \"image\": %s, \"phase\": \"%s\", "
-	    "\"seconds\": %llu.%03u", options_verb(st->opt), name, ended ? "end" : st->phase,
-	    (ull)ms / 1000, (unsigned)(ms % 1000));
+	add(&t, "{\"verb\": \"%s\", \"image\": %s, \"phase\": \"%s\", \"seconds\": %llu.%03u",
+	    options_verb(st->opt), name, ended ? "end" : st->phase, (ull)ms / 1000,
+	    (unsigned)(ms % 1000));
 	if (ended)
-		n = append(line, size, n, ", \"outcome\": \"%s\", \"exit\": %d",
-		    code == 0 ? "done" : "failed", code);
+		add(&t, ", \"outcome\": \"%s\", \"exit\": %d", code == 0 ? "done" : "failed", code);
 	else {
-		n = append_number(line, size, n, "bytes", 1, st->done);
-		n = append_number(line, size, n, "total", st->total > 0, st->total);
-		n = append_number(line, size, n, "pages", st->page_size > 0,
+		add_number(&t, "bytes", 1, st->done);
+		add_number(&t, "total", st->total > 0, st->total);
+		add_number(&t, "pages", st->page_size > 0,
 		    st->page_size > 0 ? st->done / st->page_size : 0);
-		n = append_number(line, size, n, "rate", 1, rate(st, now));
+		add_number(&t, "rate", 1, rate(st, now));
 	}
 	if (st->serves)
-		n = append_served(&st->served, line, size, n);
-	n = append(line, size, n, "}\n");
-	if (n < size - 1)	/* it is whole */
-		send_line(st, line, n);
+		add_served(&t, &st->served);
+	add(&t, "}\n");
+	if (t.n < t.size - 1)	/* it is whole */
+		send_line(st, line, t.n);
 }
 
 /* ---- what the verbs call ---- */
@@ -430,11 +437,12 @@ status_end(struct status *st, int err)
 	uint64_t s = (uint64_t)(now - st->began) / 1000000000;
 	const char *dots, *name = shorten(st->path, NAME_PLAIN, &dots);
 	char took[32];
+	struct text t = { took, sizeof took, 0 };
 
 	status_answer(st);
 	status_hide(st);
 	if (st->lines == PLAIN_LINES && err == 0) {
-		append_time(took, sizeof took, 0, s);
+		add_time(&t, s);
 		snap_note("%s%s: %s: done in %s", dots, name, options_verb(st->opt), took);
 	}
 	tell(st, now, 1, -err);
