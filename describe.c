@@ -167,8 +167,7 @@ room(struct description *d)
 		if (l->n >= DEVICES_MAX)
 			return NULL;
 		if ((p = realloc(l->dev, (l->cap + DEVICES_STEP) * sizeof *p)) == NULL) {
-			snap_warn(ENOMEM, "%s", image_path(d->im));
-			d->err = SNAP_ESYS;
+			d->err = snap_warn(ENOMEM, "%s", image_path(d->im));
 			return NULL;
 		}
 		l->dev = p;

@@ -96,10 +96,9 @@ disks_read(struct disks *d, struct image *im)
 		return 0;
 	if ((err = image_section(im, SEC_DISKS, &buf, &len)) != 0)
 		return err;
-	if ((d->disk = calloc(DISKS_MAX, sizeof *d->disk)) == NULL) {
-		snap_warn(ENOMEM, "%s", image_path(im));
-		err = SNAP_ESYS;
-	} else if (unpack(d, buf, len) != 0)
+	if ((d->disk = calloc(DISKS_MAX, sizeof *d->disk)) == NULL)
+		err = snap_warn(ENOMEM, "%s", image_path(im));
+	else if (unpack(d, buf, len) != 0)
 		disks_free(d);
 	free(buf);
 	return err;

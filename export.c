@@ -285,10 +285,8 @@ seek(struct export *x, uint64_t off)
 {
 	int err = out_flush(&x->out);
 
-	if (err == 0 && lseek(x->to.fd, (off_t)off, SEEK_SET) < 0) {
-		snap_warn(errno, "%s", x->to.path);
-		err = SNAP_ESYS;
-	}
+	if (err == 0 && lseek(x->to.fd, (off_t)off, SEEK_SET) < 0)
+		err = snap_warn(errno, "%s", x->to.path);
 	return err;
 }
 
@@ -388,10 +386,9 @@ export_mapped(struct export *x)
 			snap_warnx("%s: the head of its stream is not understood",
 			    image_path(x->im));
 			err = SNAP_EDATA;
-		} else if ((with = preamble_with(&p, "mapped-ram", &with_len)) == NULL) {
-			snap_warn(ENOMEM, "%s", image_path(x->im));
-			err = SNAP_ESYS;
-		} else
+		} else if ((with = preamble_with(&p, "mapped-ram", &with_len)) == NULL)
+			err = snap_warn(ENOMEM, "%s", image_path(x->im));
+		else
 			err = put_mapped(x, with, with_len, pro, pro_len);
 	}
 	free(with);

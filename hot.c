@@ -190,8 +190,7 @@ hot_may_write(const char *name)
 		if (ok)
 			return 0;
 	}
-	snap_warnx("%s: is there and is not a hot list: not replaced", name);
-	return SNAP_ESYS;
+	return snap_warnx("%s: is there and is not a hot list: not replaced", name);
 }
 
 int

@@ -221,11 +221,8 @@ import(struct import *m)
 
 	if ((err = io_open(o->file[0], 0, 0, &m->fd)) != 0) {
 		m->fd = -1;
-		if (err == EINVAL)
-			snap_warnx("%s: not a regular file", o->file[0]);
-		else
-			snap_warn(err, "%s", o->file[0]);
-		return SNAP_ESYS;
+		return err == EINVAL ? snap_warnx("%s: not a regular file", o->file[0]) :
+		    snap_warn(err, "%s", o->file[0]);
 	}
 	if ((err = check_head(m)) != 0)
 		return err;

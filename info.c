@@ -77,8 +77,7 @@ count_blocks(struct facts *x, struct image *im)
 	int err;
 
 	if ((x->block = calloc(x->ram->nblk + 1, sizeof *x->block)) == NULL) {
-		snap_warnx("%s: out of memory", x->path);
-		x->err = SNAP_ESYS;
+		x->err = snap_warnx("%s: out of memory", x->path);
 		return;
 	}
 	image_keep_little(im);

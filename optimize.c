@@ -121,10 +121,8 @@ take_disks(struct image *im, uint8_t **buf, size_t *len)
 	struct disks d;
 	int err = disks_read(&d, im);
 
-	if (err == 0 && d.disk != NULL && (*buf = disks_pack(&d, len)) == NULL) {
-		snap_warn(ENOMEM, "%s", image_path(im));
-		err = SNAP_ESYS;
-	}
+	if (err == 0 && d.disk != NULL && (*buf = disks_pack(&d, len)) == NULL)
+		err = snap_warn(ENOMEM, "%s", image_path(im));
 	disks_free(&d);
 	return err;
 }

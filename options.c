@@ -172,36 +172,25 @@ set_size(struct options *o, const struct option *opt, const char *value)
 	    "not a size");
 }
 
-/* A size that is a power of two between min and max. */
+/* A size that is a power of two. */
 static int
-size_between(const struct option *opt, const char *s, uint32_t min, uint32_t max,
-    uint32_t *v)
+set_power(struct options *o, const struct option *opt, const char *s)
 {
+	uint32_t *v = field(o, opt), min = 1, max = UNIT_PAGES_MAX;
 	uint64_t n;
 
+	if (v == &o->page_size) {
+		min = PAGE_SIZE_MIN;
+		max = PAGE_SIZE_MAX;
+	} else if (v == &o->cluster_size) {
+		min = CLUSTER_MIN;
+		max = CLUSTER_MAX;
+	}
 	if (size(s, &n) != 0 || n < min || n > max || (n & (n - 1)) != 0)
 		return snap_warnx("--%s=%s: not a power of two from %u to %u", opt->name, s,
 		    (unsigned)min, (unsigned)max);
 	*v = (uint32_t)n;
 	return 0;
-}
-
-static int
-set_page_size(struct options *o, const struct option *opt, const char *value)
-{
-	return size_between(opt, value, PAGE_SIZE_MIN, PAGE_SIZE_MAX, &o->page_size);
-}
-
-static int
-set_cluster_size(struct options *o, const struct option *opt, const char *value)
-{
-	return size_between(opt, value, CLUSTER_MIN, CLUSTER_MAX, &o->cluster_size);
-}
-
-static int
-set_unit_pages(struct options *o, const struct option *opt, const char *value)
-{
-	return size_between(opt, value, 1, UNIT_PAGES_MAX, &o->unit_pages);
 }
 
 static int
@@ -374,15 +363,15 @@ static const struct option options[] = {
 	{ "nocache", 'n', NOTHING, USES_POOL, set_cache, 0 },
 	{ "cache", 0, VALUE, USES_POOL, set_cache, 0 },
 	{ "aio", 0, VALUE, USES_POOL, set_aio, 0 },
-	{ "page-size", 'S', VALUE, SAVE | TAKE | LOADS | IMPORT, set_page_size, 0 },
+	{ "page-size", 'S', VALUE, SAVE | TAKE | LOADS | IMPORT, set_power, AT(page_size) },
 	{ "postcopy", 'p', MAYBE, LOADS, set_percent, 0 },
 	{ "resume", 0, NOTHING, LOADS, set_flag, AT(resume) },
 	{ "uuid", 0, VALUE, LOADS, set_uuid, 0 },
 	{ "rate", 0, VALUE, LOADS, set_size, AT(rate) },
 	{ "host-page-size", 0, VALUE, LOADS, set_host_page, 0 },
 	{ "reproducible", 0, NOTHING, WRITES, set_flag, AT(reproducible) },
-	{ "cluster-size", 0, VALUE, WRITES, set_cluster_size, 0 },
-	{ "unit-pages", 0, VALUE, WRITES, set_unit_pages, 0 },
+	{ "cluster-size", 0, VALUE, WRITES, set_power, AT(cluster_size) },
+	{ "unit-pages", 0, VALUE, WRITES, set_power, AT(unit_pages) },
 	{ "compress", 0, VALUE, WRITES, set_codec, 0 },
 	{ "base", 0, VALUE, WRITES, set_name, AT(base) },
 	{ "record", 0, MAYBE, LOADS, set_record, AT(record_to) },

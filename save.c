@@ -179,10 +179,8 @@ run_save(const struct options *o)
 	memset(&s, 0, sizeof s);
 	s.guard.fd = -1;
 	s.opt = o;
-	if (isatty(STDIN_FILENO)) {
-		snap_warnx("save: the stream comes on stdin, which is a terminal");
-		return SNAP_ESYS;
-	}
+	if (isatty(STDIN_FILENO))
+		return snap_warnx("save: the stream comes on stdin, which is a terminal");
 	if (guard_start(&s.guard, STDIN_FILENO, o->file[0]))
 		return 0;
 	/* Not restarting: a read that waits for the source must come back. */
