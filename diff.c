@@ -169,6 +169,12 @@ print_json_row_end(const struct diff *d, const struct row *r)
 static void
 print_json_end(const struct diff *d)
 {
+	const struct row *r;
+
+	for (r = d->row; !d->opt->list && r < d->row + d->nrow; r++) {
+		print_json_row(d, r);
+		print_json_row_end(d, r);
+	}
 	fputs("\n  ],\n  ", stdout);
 	print_json_pages(d->total);
 	puts("\n}");
@@ -471,48 +477,21 @@ do_row(struct diff *d, struct row *r)
 static int
 do_rows(struct diff *d)
 {
+	void (*header)(const struct diff *) = d->opt->json ? print_json_header : print_header;
 	struct row *r;
 	int err;
 
+	if (d->opt->list)
+		header(d);
 	for (r = d->row; r < d->row + d->nrow; r++)
 		if ((err = do_row(d, r)) != 0)
 			return err;
-	return 0;
-}
-
-static int
-tell_people(struct diff *d)
-{
-	int err;
-
-	if (d->opt->list)
-		print_header(d);
-	if ((err = do_rows(d)) != 0)
-		return err;
 	if (!d->opt->list)
-		print_header(d);
-	print_table(d);
-	return 0;
-}
-
-static int
-tell_programs(struct diff *d)
-{
-	const struct row *r;
-	int err;
-
-	if (d->opt->list)
-		print_json_header(d);
-	if ((err = do_rows(d)) != 0)
-		return err;
-	if (!d->opt->list) {
-		print_json_header(d);
-		for (r = d->row; r < d->row + d->nrow; r++) {
-			print_json_row(d, r);
-			print_json_row_end(d, r);
-		}
-	}
-	print_json_end(d);
+		header(d);
+	if (d->opt->json)
+		print_json_end(d);
+	else
+		print_table(d);
 	return 0;
 }
 
@@ -580,7 +559,7 @@ diff(struct diff *d)
 		    (unsigned)image_header(d->b.im)->page_size, o->file[1]);
 	if ((err = make_rows(d)) != 0 || (o->paranoid && (err = make_batches(d)) != 0))
 		return err;
-	return o->json ? tell_programs(d) : tell_people(d);
+	return do_rows(d);
 }
 
 int
