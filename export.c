@@ -38,6 +38,7 @@ struct export {
 	size_t next;		/* extents in all */
 	size_t reading, writing;	/* the extents under way */
 	uint64_t page;		/* the next to be read */
+	uint64_t len;		/* of the file; UINT64_MAX: as it is written */
 	uint64_t passed, told;	/* pages of extents: in those before x->writing; told to st */
 	struct status st;
 };
@@ -124,13 +125,6 @@ put_pages(struct export *x)
 	return err != 0 ? err : r;
 }
 
-static int
-commit(struct export *x, uint64_t len)
-{
-	status_phase(&x->st, "commit", 0);
-	return outfile_commit(&x->to, len, x->opt->unsafe);
-}
-
 /* ---- raw ---- */
 
 /* The block of --block, or the guest's main memory where that is not given.  NULL: reported. */
@@ -169,9 +163,8 @@ export_raw(struct export *x)
 	if ((err = check_shared(x, b)) != 0)
 		return err;
 	add_extent(x, b->first, b->len / x->ram->page_size, 0);
-	if ((err = put_pages(x)) != 0)
-		return err;
-	return commit(x, b->len);
+	x->len = b->len;
+	return put_pages(x);
 }
 
 /* ---- LiME ---- */
@@ -214,8 +207,7 @@ below_hole(const struct export *x, uint64_t ram)
 
 /* A range of physical addresses, which holds len bytes of the block from off on. */
 static int
-lime_range(struct export *x, const struct ram_block *b, uint64_t off, uint64_t len, uint64_t addr,
-    uint64_t *at)
+lime_range(struct export *x, const struct ram_block *b, uint64_t off, uint64_t len, uint64_t addr)
 {
 	uint32_t size = x->ram->page_size;
 	uint8_t h[LIME_HEAD] = { 0 };
@@ -226,9 +218,9 @@ lime_range(struct export *x, const struct ram_block *b, uint64_t off, uint64_t l
 	put_le32(h + 4, 1);
 	put_le64(h + 8, addr);
 	put_le64(h + 16, addr + len - 1);
-	add_extent(x, b->first + off / size, len / size, *at + LIME_HEAD);
-	*at += LIME_HEAD + len;
-	return outfile_write(&x->to, h, sizeof h, *at - LIME_HEAD - len);
+	add_extent(x, b->first + off / size, len / size, x->len + LIME_HEAD);
+	x->len += LIME_HEAD + len;
+	return outfile_write(&x->to, h, sizeof h, x->len - LIME_HEAD - len);
 }
 
 /*
@@ -240,7 +232,7 @@ export_lime(struct export *x)
 {
 	const uint64_t base = 640 << 10, ext = 1 << 20;
 	const struct ram_block *b = chosen_block(x);
-	uint64_t low, at = 0;
+	uint64_t low;
 	int err;
 
 	if (b == NULL || (low = below_hole(x, b->len)) == 0)
@@ -249,12 +241,12 @@ export_lime(struct export *x)
 		return err;
 	if (low < ext)
 		return snap_warnx("%s: less than 1 MiB of memory: no LiME file", image_path(x->im));
-	if ((err = lime_range(x, b, 0, base, 0, &at)) != 0 ||
-	    (err = lime_range(x, b, ext, low - ext, ext, &at)) != 0 ||
-	    (err = lime_range(x, b, low, b->len - low, HIGH, &at)) != 0 ||
-	    (err = put_pages(x)) != 0)
+	x->len = 0;
+	if ((err = lime_range(x, b, 0, base, 0)) != 0 ||
+	    (err = lime_range(x, b, ext, low - ext, ext)) != 0 ||
+	    (err = lime_range(x, b, low, b->len - low, HIGH)) != 0)
 		return err;
-	return commit(x, at);
+	return put_pages(x);
 }
 
 /* ---- streams ---- */
@@ -262,12 +254,10 @@ export_lime(struct export *x)
 static int
 export_stream(struct export *x)
 {
-	int err;
+	int err = send_bytes(x->im, &x->out, SEC_PREAMBLE, UINT64_MAX);
 
-	if ((err = send_bytes(x->im, &x->out, SEC_PREAMBLE, UINT64_MAX)) != 0 ||
-	    (err = send_precopy(x->im, &x->out, options_threads(x->opt, 1), &x->st)) != 0)
-		return err;
-	return commit(x, UINT64_MAX);
+	return err != 0 ? err :
+	    send_precopy(x->im, &x->out, options_threads(x->opt, 1), &x->st);
 }
 
 /* ---- mapped-ram (migration/ram.c) ---- */
@@ -394,12 +384,17 @@ export_mapped(struct export *x)
 	free(with);
 	free(pro);
 	free(pre);
-	if (err != 0 || (err = put_pages(x)) != 0)
-		return err;
-	return commit(x, UINT64_MAX);
+	return err != 0 ? err : put_pages(x);
 }
 
 /* ---- the verb ---- */
+
+static int (*const export_as[])(struct export *) = {
+	[FORM_STREAM] = export_stream,
+	[FORM_MAPPED] = export_mapped,
+	[FORM_RAW] = export_raw,
+	[FORM_LIME] = export_lime
+};
 
 static int
 export(struct export *x)
@@ -418,19 +413,11 @@ export(struct export *x)
 		return err;
 	out_init(&x->out, x->to.fd, x->ram);
 	x->out.name = o->file[1];
-	switch (o->form) {
-	case FORM_STREAM:
-		return export_stream(x);
-	case FORM_MAPPED:
-		return export_mapped(x);
-	case FORM_RAW:
-		return export_raw(x);
-	case FORM_LIME:
-		return export_lime(x);
-	case FORM_ANY:
-		break;
-	}
-	return SNAP_EBUG;
+	x->len = UINT64_MAX;
+	if ((err = export_as[o->form](x)) != 0)
+		return err;
+	status_phase(&x->st, "commit", 0);
+	return outfile_commit(&x->to, x->len, o->unsafe);
 }
 
 int
