@@ -32,6 +32,12 @@ format_time(char *s, size_t size, uint64_t t)
 		    tm->tm_mon + 1, tm->tm_mday, tm->tm_hour, tm->tm_min, tm->tm_sec);
 }
 
+/* In the order in which they are told. */
+static const struct { const char *key; enum page_state state; } states[4] = {
+	{ "stored", PAGE_STORED }, { "ancestor", PAGE_ANCESTOR },
+	{ "zero", PAGE_ZERO }, { "absent", PAGE_ABSENT }
+};
+
 struct block_pages {
 	uint64_t count[4];	/* by enum page_state */
 	int known;
@@ -172,9 +178,6 @@ print_share(uint64_t n, uint64_t whole, const char *of)
 static void
 print_blocks(const struct facts *x)
 {
-	static const enum page_state order[] = {
-		PAGE_STORED, PAGE_ANCESTOR, PAGE_ZERO, PAGE_ABSENT
-	};
 	size_t i, k;
 
 	puts("blocks               length      stored   ancestors        zero      absent  name");
@@ -182,7 +185,7 @@ print_blocks(const struct facts *x)
 		printf("%27llu", (ull)x->ram->blk[i].len);
 		for (k = 0; k < 4; k++)
 			if (x->block != NULL && x->block[i].known)
-				printf("%12llu", (ull)x->block[i].count[order[k]]);
+				printf("%12llu", (ull)x->block[i].count[states[k].state]);
 			else
 				printf("%12s", "?");
 		print_line("  %s", x->ram->blk[i].id);
@@ -248,12 +251,11 @@ print_units(const struct facts *x)
 }
 
 static void
-print_human(const struct facts *x)
+print_whole(const struct facts *x)
 {
 	char uuid[37];
 	size_t i;
 
-	print_identity(x);
 	print_line("machine        %s", x->machine[0] != '\0' ? x->machine : "not told");
 	printf("from           %s\n", x->kind);
 	printf("loads in       %s\n", x->postcopy ? "precopy and postcopy" :
@@ -283,11 +285,15 @@ print_human(const struct facts *x)
 	print_devices(x);
 }
 
-/* Of an image that cannot be read. */
+/* Less of an image that cannot be read. */
 static void
-print_human_part(const struct facts *x)
+print_human(const struct facts *x)
 {
 	print_identity(x);
+	if (x->look.whole) {
+		print_whole(x);
+		return;
+	}
 	printf("complete       %s\n", x->look.has_footer ? "yes" : "no");
 	print_size("file", x->look.len);
 	putchar('\n');
@@ -399,17 +405,13 @@ json_devices(const struct facts *x)
 static void
 json_blocks(const struct facts *x)
 {
-	static const struct { const char *key; enum page_state state; } states[] = {
-		{ "stored", PAGE_STORED }, { "ancestor", PAGE_ANCESTOR },
-		{ "zero", PAGE_ZERO }, { "absent", PAGE_ABSENT }
-	};
 	size_t i, k;
 
 	fputs("  \"blocks\": [", stdout);
 	for (i = 0; i < x->ram->nblk; i++) {
 		json_print(i == 0 ? "\n    {\"id\": " : ",\n    {\"id\": ", x->ram->blk[i].id);
 		printf(", \"length\": %llu", (ull)x->ram->blk[i].len);
-		for (k = 0; k < sizeof states / sizeof states[0]; k++)
+		for (k = 0; k < 4; k++)
 			if (x->block != NULL && x->block[i].known)
 				printf(", \"%s\": %llu", states[k].key,
 				    (ull)x->block[i].count[states[k].state]);
@@ -439,10 +441,8 @@ json_disks(const struct facts *x)
 }
 
 static void
-print_programs(const struct facts *x, const struct image *im)
+json_whole(const struct facts *x, const struct image *im)
 {
-	puts("{");
-	json_identity(x);
 	string_or_null("label", x->label);
 	string_or_null("machine", x->machine);
 	printf("  \"from\": \"%s\",\n", x->kind);
@@ -458,14 +458,15 @@ print_programs(const struct facts *x, const struct image *im)
 	printf("  \"device-state\": %llu,\n", (ull)x->device_state);
 	json_devices(x);
 	json_blocks(x);
-	printf("  \"file-size\": %llu\n}\n", (ull)x->f->file_len);
 }
 
 static void
-print_programs_part(const struct facts *x)
+print_programs(const struct facts *x, const struct image *im)
 {
 	puts("{");
 	json_identity(x);
+	if (x->look.whole)
+		json_whole(x, im);
 	printf("  \"file-size\": %llu\n}\n", (ull)x->look.len);
 }
 
@@ -486,9 +487,9 @@ run_info(const struct options *o)
 	/* What a system in need did not let us see is not told as if it were not there. */
 	if (x.err != SNAP_ESYS) {
 		if (o->json)
-			x.look.whole ? print_programs(&x, im) : print_programs_part(&x);
+			print_programs(&x, im);
 		else
-			x.look.whole ? print_human(&x) : print_human_part(&x);
+			print_human(&x);
 	}
 	free(x.block);
 	devices_free(&x.dev);
