@@ -19,12 +19,6 @@
 
 enum { JOB_MS = 50 };
 
-static int
-no_memory(void)
-{
-	return snap_warn(ENOMEM, "disks");
-}
-
 /* Is name in a list with commas? */
 static int
 is_in(const char *list, const char *name)
@@ -147,7 +141,7 @@ drives_find(struct drives *d, struct qmp *q, const char *names, const char *imag
 	memset(d, 0, sizeof *d);
 	if ((d->disks.disk = calloc(DISKS_MAX, sizeof *d->disks.disk)) == NULL ||
 	    (d->drive = calloc(DISKS_MAX, sizeof *d->drive)) == NULL)
-		return no_memory();
+		return snap_warn(ENOMEM, "disks");
 	if ((err = qmp_demand(q, "query-block", NULL)) != 0)
 		return err;
 	for (i = 0; qmp_has(q, qmp_at(path, i, "")); i++) {
@@ -217,7 +211,7 @@ drives_take(struct drives *d, struct qmp *q)
 	if (d->disks.n == 0)
 		return 0;
 	if ((actions = actions_of(d)) == NULL)
-		return no_memory();
+		return snap_warn(ENOMEM, "disks");
 	err = qmp_demand(q, "transaction", actions);
 	free(actions);
 	for (i = 0; i < d->disks.n; i++) {
