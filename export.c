@@ -127,40 +127,32 @@ put_pages(struct export *x)
 
 /* ---- raw ---- */
 
-/* The block of --block, or the guest's main memory where that is not given.  NULL: reported. */
-static const struct ram_block *
-chosen_block(const struct export *x)
+/*
+ * The block of --block, or the guest's main memory where that is not given.  0, or SNAP_E*,
+ * reported, also if it is not in the image: without a word it would be all zero.
+ */
+static int
+choose_block(const struct export *x, const struct ram_block **b)
 {
 	const char *name = x->opt->block != NULL ? x->opt->block : "pc.ram";
-	const struct ram_block *b = ram_map_named(x->ram, name);
+	int r;
 
-	if (b == NULL)
-		snap_warnx("%s: has no block %s; info tells those it has, and --block chooses",
-		    image_path(x->im), name);
-	return b;
-}
-
-/* Is it in the image?  0, or SNAP_E*, reported: without a word it would be all zero. */
-static int
-check_shared(const struct export *x, const struct ram_block *b)
-{
-	int r = image_left_out(x->im, b);
-
-	if (r <= 0)
+	if ((*b = ram_map_named(x->ram, name)) == NULL)
+		return snap_warnx("%s: has no block %s; info tells those it has, and --block "
+		    "chooses", image_path(x->im), name);
+	if ((r = image_left_out(x->im, *b)) <= 0)
 		return r;
 	return snap_warnx("%s: has no page of block %s: x-ignore-shared left it out",
-	    image_path(x->im), b->id);
+	    image_path(x->im), name);
 }
 
 static int
 export_raw(struct export *x)
 {
-	const struct ram_block *b = chosen_block(x);
-	int err;
+	const struct ram_block *b;
+	int err = choose_block(x, &b);
 
-	if (b == NULL)
-		return SNAP_ESYS;
-	if ((err = check_shared(x, b)) != 0)
+	if (err != 0)
 		return err;
 	add_extent(x, b->first, b->len / x->ram->page_size, 0);
 	x->len = b->len;
@@ -231,14 +223,14 @@ static int
 export_lime(struct export *x)
 {
 	const uint64_t base = 640 << 10, ext = 1 << 20;
-	const struct ram_block *b = chosen_block(x);
+	const struct ram_block *b;
 	uint64_t low;
-	int err;
+	int err = choose_block(x, &b);
 
-	if (b == NULL || (low = below_hole(x, b->len)) == 0)
-		return SNAP_ESYS;
-	if ((err = check_shared(x, b)) != 0)
+	if (err != 0)
 		return err;
+	if ((low = below_hole(x, b->len)) == 0)
+		return SNAP_ESYS;
 	if (low < ext)
 		return snap_warnx("%s: less than 1 MiB of memory: no LiME file", image_path(x->im));
 	x->len = 0;
