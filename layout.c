@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * layout.c -- header, footer and RAM map of an image.
+ * layout.c -- header, footer, RAM map and list of ancestors of an image, from bytes and to bytes.
+ *
+ * Each pair of functions has the section of format.md in which the offsets are told.  None of
+ * them reads a file, or trusts a byte.
  */
 #include "layout.h"
 
@@ -17,7 +20,6 @@ static const char header_magic[] = "qemu-snap image\n";
 static const char footer_magic[] = "qemu-snap footer";
 
 enum {
-	MAGIC = HEADER_MAGIC,
 	CRC_AT = 4092,		/* last word of header and footer */
 	SECTION_AT = 112,
 	SECTION_SIZE = 32
@@ -32,11 +34,13 @@ all_zero(const uint8_t *p, const uint8_t *end)
 	return 1;
 }
 
+/* ---- header: section 3 ---- */
+
 void
 header_encode(uint8_t *buf, struct image_header *h)
 {
 	memset(buf, 0, HEADER_SIZE);
-	memcpy(buf, header_magic, MAGIC);
+	memcpy(buf, header_magic, HEADER_MAGIC);
 	put_le64(buf + 16, h->incompat);
 	put_le64(buf + 24, h->compat);
 	put_le32(buf + 32, h->page_size);
@@ -62,7 +66,7 @@ features_unknown(const struct image_header *h)
 int
 header_is_image(const uint8_t *buf)
 {
-	return memcmp(buf, header_magic, MAGIC) == 0;
+	return memcmp(buf, header_magic, HEADER_MAGIC) == 0;
 }
 
 const char *
@@ -83,9 +87,8 @@ header_decode(const uint8_t *buf, struct image_header *h)
 	h->data_off = get_le32(buf + 44);
 	if (!power_between(h->page_size, PAGE_SIZE_MIN, PAGE_SIZE_MAX))
 		return "impossible page size in the header";
-	if (!power_between(h->unit_pages, 1, UNIT_PAGES_MAX))
-		return "impossible unit size in the header";
-	if ((h->incompat & FEATURE_CODEC) && h->unit_pages * h->page_size > CODED_MAX)
+	if (!power_between(h->unit_pages, 1, UNIT_PAGES_MAX) ||
+	    ((h->incompat & FEATURE_CODEC) && h->unit_pages * h->page_size > CODED_MAX))
 		return "impossible unit size in the header";
 	if (!power_between(h->cluster_size, CLUSTER_MIN, CLUSTER_MAX))
 		return "impossible cluster size in the header";
@@ -96,6 +99,8 @@ header_decode(const uint8_t *buf, struct image_header *h)
 	return NULL;
 }
 
+/* ---- footer: sections 4 and 5 ---- */
+
 void
 footer_encode(uint8_t *buf, const struct image_footer *f)
 {
@@ -103,7 +108,7 @@ footer_encode(uint8_t *buf, const struct image_footer *f)
 	uint32_t i;
 
 	memset(buf, 0, FOOTER_SIZE);
-	memcpy(buf, footer_magic, MAGIC);
+	memcpy(buf, footer_magic, HEADER_MAGIC);
 	put_le64(buf + 16, f->file_len);
 	put_le64(buf + 24, f->tag);
 	memcpy(buf + 32, f->uuid, 16);
@@ -124,6 +129,17 @@ footer_encode(uint8_t *buf, const struct image_footer *f)
 		put_le64(p + 24, f->sec[i].extra);
 	}
 	put_le32(buf + CRC_AT, crc32c(0, buf, CRC_AT));
+}
+
+const struct section *
+footer_section(const struct image_footer *f, uint32_t type)
+{
+	uint32_t i;
+
+	for (i = 0; i < f->nsec; i++)
+		if (f->sec[i].type == type)
+			return &f->sec[i];
+	return NULL;
 }
 
 /* Sections follow one another from the data to the footer, without a gap. */
@@ -147,9 +163,8 @@ check_sections(const struct image_footer *f, const struct image_header *h)
 			return "a section is there twice";
 		if (s->type < SEC_DATA || (s->type < SEC_WHOLE && s->type > SEC_ROOT))
 			return "unknown kind of table";
-		if (s->type < SEC_WHOLE && s->crc != 0)
-			return "reserved field of a section is not zero";
-		if (s->extra != 0 && s->type <= SEC_LABEL && s->type != SEC_TAIL)
+		if ((s->type < SEC_WHOLE && s->crc != 0) ||
+		    (s->extra != 0 && s->type <= SEC_LABEL && s->type != SEC_TAIL))
 			return "reserved field of a section is not zero";
 		at += s->len;
 	}
@@ -172,7 +187,7 @@ const char *
 footer_identify(const uint8_t *buf, uint64_t file_len,
     const struct image_header *h, struct image_footer *f)
 {
-	if (memcmp(buf, footer_magic, MAGIC) != 0)
+	if (memcmp(buf, footer_magic, HEADER_MAGIC) != 0)
 		return "no footer: an interrupted save or a cut copy";
 	if (get_le32(buf + CRC_AT) != crc32c(0, buf, CRC_AT))
 		return "footer fails its checksum";
@@ -230,6 +245,8 @@ footer_decode(const uint8_t *buf, uint64_t file_len,
 	return check_sections(f, h);
 }
 
+/* ---- UUIDs ---- */
+
 static int
 is_dash(int i)
 {
@@ -275,16 +292,7 @@ uuid_parse(const char *s, uint8_t uuid[16])
 	return s[36] == '\0' ? 0 : -1;
 }
 
-const struct section *
-footer_section(const struct image_footer *f, uint32_t type)
-{
-	uint32_t i;
-
-	for (i = 0; i < f->nsec; i++)
-		if (f->sec[i].type == type)
-			return &f->sec[i];
-	return NULL;
-}
+/* ---- RAM map: section 6 ---- */
 
 size_t
 ram_map_encode(uint8_t *buf, const struct ram_map *ram)
@@ -351,6 +359,8 @@ ram_map_decode(const uint8_t *buf, size_t len, uint32_t page_size,
 	}
 	return p != end || get_le64(buf + 8) != ram->npages ? bad : NULL;
 }
+
+/* ---- ancestors: section 11 ---- */
 
 uint8_t *
 ancestors_encode(const struct ancestor *a, unsigned n, size_t *len)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * layout.h -- header, footer and RAM map of an image, as format.md has them.
+ * layout.h -- header, footer, RAM map and list of ancestors of an image, as format.md has them.
  */
 #ifndef LAYOUT_H
 #define LAYOUT_H

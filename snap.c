@@ -54,7 +54,7 @@
  *	pipe.c		pipes that may have QEMU at their other end
  *	preamble.c	what a stream, or another file, begins with
  *	qmp.c		a client of QEMU's machine protocol
- *	layout.c	header, footer and RAM map of an image
+ *	layout.c	header, footer, RAM map and ancestors of an image
  *	table.c		parts of its page table and unit table
  *	ram.c		RAM blocks, and the numbers of pages
  *	codec.c		how pages are coded: zstd
