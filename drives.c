@@ -111,7 +111,7 @@ find_one(struct drives *d, struct qmp *q, unsigned i, const char *names, const c
 	if (!qmp_string(q, qmp_at(path, i, "device"), k->name, sizeof k->name) ||
 	    k->name[0] == '\0')
 		name_disk(k, qdev, v->node);
-	if (names != NULL && !is_in(names, k->name) && !is_in(names, v->node))
+	if (*names != '\0' && !is_in(names, k->name) && !is_in(names, v->node))
 		return 0;
 	if (v->node[0] == '\0' ||
 	    !qmp_string(q, qmp_at(path, i, "inserted.file"), k->file, sizeof k->file) ||
@@ -133,7 +133,7 @@ find_one(struct drives *d, struct qmp *q, unsigned i, const char *names, const c
 int
 drives_find(struct drives *d, struct qmp *q, const char *names, const char *image)
 {
-	unsigned i, wished = names != NULL;
+	unsigned i, wished = *names != '\0';
 	const char *s;
 	char path[QMP_PATH];
 	int err;
@@ -151,7 +151,7 @@ drives_find(struct drives *d, struct qmp *q, const char *names, const char *imag
 			return err;
 		d->disks.n += (unsigned)err;
 	}
-	for (s = names; s != NULL && (s = strchr(s, ',')) != NULL; s++)
+	for (s = names; (s = strchr(s, ',')) != NULL; s++)
 		wished++;
 	if (d->disks.n < wished)
 		return snap_warnx("%s: not all of these are disks that can be written to: %s",

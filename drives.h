@@ -23,7 +23,7 @@ struct drives {
 
 /*
  * Those that can be written to, or of these the ones in names, a list with commas, unless that is
- * NULL; with names for their new files beside image, which are not there yet.
+ * "": with names for their new files beside image, which are not there yet.
  * 0, or SNAP_E*, reported.
  */
 int drives_find(struct drives *d, struct qmp *q, const char *names, const char *image);

@@ -151,13 +151,13 @@ set_flag(struct options *o, const struct option *opt, const char *value)
 	return 0;
 }
 
-/* A name, or NULL where none was given to an option that may do without. */
+/* A name, or "" where none was given to an option that may do without. */
 static int
 set_name(struct options *o, const struct option *opt, const char *value)
 {
 	if (value != NULL && *value == '\0')
 		return wrong(opt, value, "not a name");
-	*(const char **)field(o, opt) = value;
+	*(const char **)field(o, opt) = value != NULL ? value : "";
 	return 0;
 }
 
@@ -209,20 +209,6 @@ set_uuid(struct options *o, const struct option *opt, const char *value)
 {
 	o->have_uuid = 1;
 	return uuid_parse(value, o->uuid) == 0 ? 0 : wrong(opt, value, "not a UUID");
-}
-
-static int
-set_record(struct options *o, const struct option *opt, const char *value)
-{
-	o->record = 1;
-	return set_name(o, opt, value);
-}
-
-static int
-set_disks(struct options *o, const struct option *opt, const char *value)
-{
-	o->with_disks = 1;
-	return set_name(o, opt, value);
 }
 
 static int
@@ -374,7 +360,7 @@ static const struct option options[] = {
 	{ "unit-pages", 0, VALUE, WRITES, set_power, AT(unit_pages) },
 	{ "compress", 0, VALUE, WRITES, set_codec, 0 },
 	{ "base", 0, VALUE, WRITES, set_name, AT(base) },
-	{ "record", 0, MAYBE, LOADS, set_record, AT(record_to) },
+	{ "record", 0, MAYBE, LOADS, set_name, AT(record) },
 	{ "no-hot", 0, NOTHING, LOADS | OPTIMIZE, set_flag, AT(no_hot) },
 	{ "label", 0, VALUE, WRITES, set_label, 0 },
 	{ "quick", 0, NOTHING, CHECK, set_flag, AT(quick) },
@@ -387,7 +373,7 @@ static const struct option options[] = {
 	{ "trace", 't', NOTHING, SAVE | TAKE | LOADS, set_flag, AT(trace) },
 	{ "progress", 0, NOTHING, LONG, set_flag, AT(progress) },
 	{ "status-fd", 0, VALUE, LONG, set_status_fd, 0 },
-	{ "disks", 0, MAYBE, TAKE, set_disks, AT(disk_names) },
+	{ "disks", 0, MAYBE, TAKE, set_name, AT(disk_names) },
 	{ "stop", 0, NOTHING, TAKE, set_flag, AT(stop) },
 	{ "version", 'V', NOTHING, ANY, set_flag, AT(version) },
 	{ "help", 'h', NOTHING, ANY, set_flag, AT(help) }
@@ -493,7 +479,7 @@ check_options(const struct options *o, uint64_t seen)
 	if ((o->rate != 0 || o->nhost_page > 0) && o->percent < 0 && !o->resume)
 		return snap_warnx("--%s: only with --postcopy or --resume",
 		    o->rate != 0 ? "rate" : "host-page-size");
-	if (o->record && (o->percent != 0 || o->resume))
+	if (o->record != NULL && (o->percent != 0 || o->resume))
 		return snap_warnx("--record: only with --postcopy, from the first page on");
 	if (o->no_hot && (LOADS >> o->verb & 1) && o->percent < 0)
 		return snap_warnx("--no-hot: only with --postcopy");

@@ -53,8 +53,8 @@ struct options {
 	int resume;
 	int have_uuid;		/* --uuid */
 	uint8_t uuid[16];
-	int record, no_hot;
-	const char *record_to;	/* NULL: beside the image */
+	const char *record;	/* a file; "": beside the image; NULL: not asked for */
+	int no_hot;
 	uint64_t rate;		/* bytes a second; 0: no limit */
 	struct host_page {
 		const char *block;	/* part of argv, not ended; NULL: the largest blocks */
@@ -69,8 +69,8 @@ struct options {
 	int list, paranoid;
 	int progress;
 	int status_fd;		/* --status-fd; -1: none */
-	int with_disks, stop;	/* --disks, --stop */
-	const char *disk_names;	/* with commas between; NULL: all */
+	int stop;
+	const char *disk_names;	/* --disks, with commas between; "": all; NULL: not asked for */
 	const uint8_t *disks;	/* a section for the image, see disks.h; or NULL */
 	size_t disks_len;
 	const struct leash *leash;	/* see child.h; or NULL */

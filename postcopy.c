@@ -388,10 +388,10 @@ load_postcopy(struct image *im, const struct options *o, struct status *st)
 {
 	struct server *p = calloc(1, sizeof *p);
 	char uuid[37], *beside = hot_beside(image_path(im));
-	const char *name = o->record_to != NULL ? o->record_to : beside;
+	const char *name = o->record != NULL && *o->record != '\0' ? o->record : beside;
 	int r, err;
 
-	if (p == NULL || beside == NULL || (o->record && hot_may_write(name) != 0)) {
+	if (p == NULL || beside == NULL || (o->record != NULL && hot_may_write(name) != 0)) {
 		if (p == NULL)
 			snap_warn(ENOMEM, "postcopy");
 		pipe_reject(STDOUT_FILENO, o->resume);
@@ -408,16 +408,16 @@ load_postcopy(struct image *im, const struct options *o, struct status *st)
 	p->threads = options_threads(o, 1);
 	/* QEMU cannot tell: who has to resume this will want to know. */
 	uuid_format(uuid, image_footer(im)->uuid);
-	err = o->no_hot || o->record || o->resume ? 0 : hot_find(&p->hot, im);
+	err = o->no_hot || o->record != NULL || o->resume ? 0 : hot_find(&p->hot, im);
 	snap_warnx("%s: %s in postcopy, %sUUID %s", image_path(im),
 	    o->resume ? "resumed" : "served", p->hot.n > 0 ? "hot pages first, " : "", uuid);
 	if (err != 0 || (err = server_init(p)) != 0)
 		pipe_reject(STDOUT_FILENO, o->resume);
 	else
 		err = serve(p);
-	if (o->record && err == 0 && p->asked_first.n == 0)
+	if (o->record != NULL && err == 0 && p->asked_first.n == 0)
 		snap_warnx("%s: not written: the guest asked for nothing", name);
-	else if (o->record && err == 0) {
+	else if (o->record != NULL && err == 0) {
 		if ((r = hot_write(&p->asked_first, name, im)) == 0)
 			snap_warnx("%s: %llu pages noted", name,
 			    (unsigned long long)p->asked_first.n);

@@ -97,7 +97,7 @@ add_request(struct server *p, const struct rp_msg *m)
 		p->served->repeats++;
 		return 0;
 	}
-	if (p->opt->record)
+	if (p->opt->record != NULL)
 		for (j = job_of(p, h); j.next < j.end; j.next++)
 			hot_add(&p->asked_first, j.next);
 	p->asked_last = now_ns();
@@ -325,7 +325,7 @@ fill_urgent(struct server *p)
 			return err;
 		b->since = l->job.since;
 		lane_submit(l, b);
-		if (whole && !p->opt->record && (err = learn(p, page)) != 0)
+		if (whole && p->opt->record == NULL && (err = learn(p, page)) != 0)
 			return err;
 	}
 	return 0;
@@ -352,7 +352,7 @@ hold_ms(const struct server *p)
 {
 	int64_t now, since, quiet, whole;
 
-	if (!p->opt->record || p->phase == PRECOPY)
+	if (p->opt->record == NULL || p->phase == PRECOPY)
 		return 0;
 	if (p->phase < RUNNING)
 		return QUIET_MS;

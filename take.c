@@ -118,7 +118,7 @@ look(struct take *t)
 		return err;
 	if (!migration_is_over(t->migration))
 		return snap_warnx("%s: a migration is under way: %s", t->q.path, t->migration);
-	if ((err = look_at_settings(t)) != 0 || !t->opt->with_disks)
+	if ((err = look_at_settings(t)) != 0 || t->opt->disk_names == NULL)
 		return err;
 	return drives_find(&t->drives, &t->q, t->opt->disk_names, t->image);
 }

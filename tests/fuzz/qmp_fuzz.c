@@ -601,13 +601,12 @@ run_verb(void)
 	case 1:
 		return run_status(&o);
 	case 2:
-		o.with_disks = 1;
+		o.disk_names = "";
 		break;
 	case 3:
 		o.stop = 1;
 		break;
 	case 4:
-		o.with_disks = 1;
 		o.disk_names = "sys,data";
 		break;
 	case 5:
