@@ -96,8 +96,6 @@ copy_pages(struct optimize *z)
 	return err != 0 ? err : r;
 }
 
-enum { KEPT = 6 };
-
 /* What was asked for, or else what there was; b->buf is text then. */
 static int
 take_label(struct optimize *z, char text[LABEL_MAX + 1], struct image_bytes *b)
@@ -147,12 +145,17 @@ say_left_out(const struct image *im)
 static int
 copy_rest(struct optimize *z)
 {
-	static const uint32_t types[KEPT] = { SEC_PREAMBLE, SEC_PROLOGUE, SEC_ITERABLES, SEC_LABEL,
-		SEC_HOT, SEC_DISKS };
 	const struct image_footer *f = image_footer(z->im);
 	const struct section *tail = footer_section(f, SEC_TAIL);
-	struct image_bytes b[KEPT];
-	uint8_t *buf[KEPT] = { NULL, NULL, NULL, NULL, NULL, NULL }, piece[16384];
+	struct image_bytes b[] = {
+		{ SEC_PREAMBLE, NULL, 0 },
+		{ SEC_PROLOGUE, NULL, 0 },
+		{ SEC_ITERABLES, NULL, 0 },
+		{ SEC_LABEL, NULL, 0 },
+		{ SEC_HOT, NULL, 0 },
+		{ SEC_DISKS, NULL, 0 }
+	};
+	uint8_t *buf[4] = { NULL, NULL, NULL, NULL }, piece[16384];
 	char label[LABEL_MAX + 1];
 	uint64_t done;
 	size_t n, i;
@@ -160,24 +163,17 @@ copy_rest(struct optimize *z)
 
 	status_phase(&z->st, "devices", 0);
 	say_left_out(z->im);
-	for (i = 0; i < KEPT && err == 0; i++) {
-		b[i].type = types[i];
-		b[i].len = 0;
-		if (types[i] == SEC_HOT) {
-			b[i].buf = hot_bytes(&z->hot, &b[i].len);
-			continue;
-		}
-		if (types[i] == SEC_LABEL) {
-			err = take_label(z, label, &b[i]);
-			continue;
-		}
-		err = types[i] == SEC_DISKS ? take_disks(z->im, &buf[i], &b[i].len) :
-		    image_section(z->im, types[i], &buf[i], &b[i].len);
+	for (i = 0; i < 3 && err == 0; i++) {
+		err = image_section(z->im, b[i].type, &buf[i], &b[i].len);
 		b[i].buf = buf[i];
 	}
-	if (err == 0)
-		err = image_seal(z->to.image, b, KEPT, f->flags);
-	for (i = 0; i < KEPT; i++)
+	b[4].buf = hot_bytes(&z->hot, &b[4].len);
+	if (err == 0 && (err = take_label(z, label, &b[3])) == 0 &&
+	    (err = take_disks(z->im, &buf[3], &b[5].len)) == 0) {
+		b[5].buf = buf[3];
+		err = image_seal(z->to.image, b, sizeof b / sizeof b[0], f->flags);
+	}
+	for (i = 0; i < 4; i++)
 		free(buf[i]);
 	for (done = 0; done < tail->len && err == 0; done += n) {
 		n = tail->len - done < sizeof piece ? (size_t)(tail->len - done) : sizeof piece;
