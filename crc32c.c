@@ -113,8 +113,7 @@ crc32c_init(void)
 	}
 	for (b = 0; b < 256; b++)
 		for (k = 1; k < 8; k++)
-			table[k][b] = table[k - 1][b] >> 8 ^
-			    table[0][table[k - 1][b] & 0xff];
+			table[k][b] = table[k - 1][b] >> 8 ^ table[0][table[k - 1][b] & 0xff];
 #ifdef INSTRUCTION
 	if (have_instruction()) {
 		crc32c_join_init(&lane_join, LANE);

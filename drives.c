@@ -123,8 +123,7 @@ find_one(struct drives *d, struct qmp *q, unsigned i, const char *names, const c
 	if (why != NULL)
 		return snap_warnx("%s: disk %s: %s: %s", q->path, k->name, k->file, why);
 	snprintf(v->next, sizeof v->next, "qemu-snap-%08lx-%lx-%u",
-	    (unsigned long)time(NULL) & 0xffffffff, (unsigned long)getpid() & 0xffffff,
-	    d->disks.n);
+	    (unsigned long)time(NULL) & 0xffffffff, (unsigned long)getpid() & 0xffffff, d->disks.n);
 	if ((err = name_next(k, image)) != 0)
 		return err;
 	return 1;
@@ -177,8 +176,7 @@ actions_of(const struct drives *d)
 	for (i = 0; i < d->disks.n; i++) {
 		json_put(node, sizeof node, d->drive[i].node);
 		json_put(next, sizeof next, d->disks.disk[i].next);
-		end += snprintf(end, each, action, i > 0 ? ", " : "", node, next,
-		    d->drive[i].next);
+		end += snprintf(end, each, action, i > 0 ? ", " : "", node, next, d->drive[i].next);
 	}
 	strcpy(end, "]}");
 	return text;

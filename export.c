@@ -248,8 +248,7 @@ export_stream(struct export *x)
 {
 	int err = send_bytes(x->im, &x->out, SEC_PREAMBLE, UINT64_MAX);
 
-	return err != 0 ? err :
-	    send_precopy(x->im, &x->out, options_threads(x->opt, 1), &x->st);
+	return err != 0 ? err : send_precopy(x->im, &x->out, options_threads(x->opt, 1), &x->st);
 }
 
 /* ---- mapped-ram (migration/ram.c) ---- */

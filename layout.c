@@ -318,8 +318,7 @@ ram_map_encode(uint8_t *buf, const struct ram_map *ram)
 }
 
 const char *
-ram_map_decode(const uint8_t *buf, size_t len, uint32_t page_size,
-    struct ram_map *ram)
+ram_map_decode(const uint8_t *buf, size_t len, uint32_t page_size, struct ram_map *ram)
 {
 	static const char bad[] = "RAM map is damaged";
 	const uint8_t *p = buf + 16, *end = buf + len;
@@ -432,8 +431,7 @@ no_direct_io(const char *path, int coded, uint32_t page_size)
 	if (coded)
 		snap_warnx("%s: no direct I/O with compressed pages", path);
 	else if (page_size % 4096 != 0)
-		snap_warnx("%s: no direct I/O with pages of %u bytes", path,
-		    (unsigned)page_size);
+		snap_warnx("%s: no direct I/O with pages of %u bytes", path, (unsigned)page_size);
 	else
 		return 0;
 	return 1;

@@ -121,8 +121,7 @@ const struct section *footer_section(const struct image_footer *f, uint32_t type
 size_t ram_map_encode(uint8_t *buf, const struct ram_map *ram);
 /* NULL, or what is wrong.  ram->blk is to be freed by the caller; it is NULL where
  * there is no memory for it. */
-const char *ram_map_decode(const uint8_t *buf, size_t len, uint32_t page_size,
-    struct ram_map *ram);
+const char *ram_map_decode(const uint8_t *buf, size_t len, uint32_t page_size, struct ram_map *ram);
 /* Encode n ancestors into memory that the caller frees, *len bytes.  NULL: there is none. */
 uint8_t *ancestors_encode(const struct ancestor *a, unsigned n, size_t *len);
 /* NULL, or what is wrong.  *a is to be freed with ancestors_free(); it is NULL where there is

@@ -35,8 +35,7 @@ shown(char before, char c)
 {
 	unsigned b = (unsigned char)before, u = (unsigned char)c;
 
-	return u < ' ' || u == 0x7f || (u >= 0x80 && u < 0xa0 && (b < 0x80 || b == 0xc2)) ?
-	    '?' : c;
+	return u < ' ' || u == 0x7f || (u >= 0x80 && u < 0xa0 && (b < 0x80 || b == 0xc2)) ? '?' : c;
 }
 
 static void

@@ -474,8 +474,7 @@ check_options(const struct options *o, uint64_t seen)
 
 	for (i = 0; i < NOPTIONS; i++)
 		if ((seen >> i & 1) && !(options[i].verbs >> o->verb & 1))
-			return snap_warnx("--%s: not for %s", options[i].name,
-			    options_verb(o));
+			return snap_warnx("--%s: not for %s", options[i].name, options_verb(o));
 	if ((o->rate != 0 || o->nhost_page > 0) && o->percent < 0 && !o->resume)
 		return snap_warnx("--%s: only with --postcopy or --resume",
 		    o->rate != 0 ? "rate" : "host-page-size");

@@ -252,8 +252,7 @@ slot_at(const struct unit_shape *s, unsigned i)
 }
 
 void
-slot_get(const struct unit_shape *s, const uint8_t *buf, unsigned i,
-    uint64_t *page, uint32_t *crc)
+slot_get(const struct unit_shape *s, const uint8_t *buf, unsigned i, uint64_t *page, uint32_t *crc)
 {
 	const uint8_t *p = buf + slot_at(s, i);
 
@@ -262,8 +261,7 @@ slot_get(const struct unit_shape *s, const uint8_t *buf, unsigned i,
 }
 
 void
-slot_put(const struct unit_shape *s, uint8_t *buf, unsigned i,
-    uint64_t page, uint32_t crc)
+slot_put(const struct unit_shape *s, uint8_t *buf, unsigned i, uint64_t page, uint32_t crc)
 {
 	uint8_t *p = buf + slot_at(s, i);
 
@@ -272,8 +270,7 @@ slot_put(const struct unit_shape *s, uint8_t *buf, unsigned i,
 }
 
 void
-unit_get(const struct unit_shape *s, const uint8_t *buf, unsigned u,
-    struct unit_record *r)
+unit_get(const struct unit_shape *s, const uint8_t *buf, unsigned u, struct unit_record *r)
 {
 	const uint8_t *p = buf + PART_HEADER + (size_t)u * s->size;
 
@@ -285,8 +282,7 @@ unit_get(const struct unit_shape *s, const uint8_t *buf, unsigned u,
 }
 
 void
-unit_put(const struct unit_shape *s, uint8_t *buf, unsigned u,
-    const struct unit_record *r)
+unit_put(const struct unit_shape *s, uint8_t *buf, unsigned u, const struct unit_record *r)
 {
 	uint8_t *p = buf + PART_HEADER + (size_t)u * s->size;
 

@@ -120,8 +120,7 @@ void leaf_encode(const struct page_leaf *l, uint8_t *buf, uint64_t tag, uint64_t
  * Make a leaf of the first npages of a checked part of len bytes; on failure
  * NULL, and *why is what is wrong or NULL: out of memory.
  */
-struct page_leaf *leaf_decode(const uint8_t *buf, size_t len, unsigned npages,
-    const char **why);
+struct page_leaf *leaf_decode(const uint8_t *buf, size_t len, unsigned npages, const char **why);
 void leaf_free(struct page_leaf *l);
 
 /* Sizes of unit leaves, which follow from the unit's number of pages. */
@@ -146,12 +145,9 @@ struct unit_record {
 /* Slot i of the leaf at buf. */
 void slot_get(const struct unit_shape *s, const uint8_t *buf, unsigned i,
     uint64_t *page, uint32_t *crc);
-void slot_put(const struct unit_shape *s, uint8_t *buf, unsigned i,
-    uint64_t page, uint32_t crc);
+void slot_put(const struct unit_shape *s, uint8_t *buf, unsigned i, uint64_t page, uint32_t crc);
 /* Unit u of the leaf at buf. */
-void unit_get(const struct unit_shape *s, const uint8_t *buf, unsigned u,
-    struct unit_record *r);
-void unit_put(const struct unit_shape *s, uint8_t *buf, unsigned u,
-    const struct unit_record *r);
+void unit_get(const struct unit_shape *s, const uint8_t *buf, unsigned u, struct unit_record *r);
+void unit_put(const struct unit_shape *s, uint8_t *buf, unsigned u, const struct unit_record *r);
 
 #endif
