@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * check.c -- read every byte of an image, verify everything.
+ * check.c -- every byte of an image is read and verified.
+ *
+ * Faults are counted and told one by one, and what can still be checked is, so that one run tells
+ * all that is wrong with an image.
  */
 #include <stdio.h>
 

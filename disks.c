@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * disks.c -- the disks that were snapshotted along with a guest's memory.
+ * disks.c -- the section of an image that names the disks snapshotted along with its memory, to
+ * bytes and from bytes.  The disks themselves are QEMU's, see drives.c.
  */
 #include "disks.h"
 

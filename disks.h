@@ -30,9 +30,9 @@ struct disks {
 	struct disk *disk;	/* NULL: nobody said whether there were any */
 };
 
-/* As the bytes of a section, to be freed by the caller; NULL: out of memory. */
+/* What d says as the bytes of a section, to be freed by the caller; NULL: out of memory. */
 uint8_t *disks_pack(const struct disks *d, size_t *len);
-/* Those of an image; none if it has no such section, or something else in it.  0, or SNAP_E*,
+/* The disks of an image; none if it has no such section, or something else in it.  0, or SNAP_E*,
  * reported. */
 int disks_read(struct disks *d, struct image *im);
 void disks_free(struct disks *d);

@@ -22,12 +22,13 @@ struct drives {
 };
 
 /*
- * Those that can be written to, or of these the ones in names, a list with commas, unless that is
- * "": with names for their new files beside image, which are not there yet.
- * 0, or SNAP_E*, reported.
+ * Find the guest's disks that can be written to, and give each a name for its new file, beside
+ * image, where nothing is yet.  names has commas between, and leaves out all others; "" leaves out
+ * none.  0, or SNAP_E*, reported.
  */
 int drives_find(struct drives *d, struct qmp *q, const char *names, const char *image);
-/* All of them in one moment, or none.  The guest MUST stand still.  0, or SNAP_E*, reported. */
+/* Have all disks go on in their new files from one moment on, or none.  The guest MUST stand still.
+ * 0, or SNAP_E*, reported. */
 int drives_take(struct drives *d, struct qmp *q);
 /* Have the disks go on in the files they had, with all that was written since, and remove the new
  * ones.  0, or SNAP_E*, reported. */

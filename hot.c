@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * hot.c -- the hot list, in memory and in its file.  See format.md for the bytes.
+ * hot.c -- the hot list, in memory, in its file and in a section: section 11 of format.md.
  */
 #include "hot.h"
 

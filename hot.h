@@ -24,18 +24,20 @@ char *hot_beside(const char *image);
  * One that is damaged, or another image's, is named and not used.  0, or SNAP_ESYS.
  */
 int hot_find(struct hot_list *l, struct image *im);
-/* How many pages the one in the image has. */
+/* How many pages the list in the image itself has. */
 uint64_t hot_embedded(const struct image *im);
-/* As the bytes of a section; *len is 0 if there is none. */
+/* The list as the bytes of a section, which stay the list's; *len is 0 if it is empty. */
 const uint8_t *hot_bytes(const struct hot_list *l, size_t *len);
-/* Page number i. */
+/* Get and set page number i of the list. */
 uint64_t hot_page(const struct hot_list *l, uint64_t i);
 void hot_set(struct hot_list *l, uint64_t i, uint64_t page);
 /* Add a page; when there is no memory, or the list is long enough, it stays as it is. */
 void hot_add(struct hot_list *l, uint64_t page);
-/* May name be written?  0, or SNAP_ESYS, with a message. */
+/* May a list be written to the file name: is there none, or another list?  0, or SNAP_ESYS, with
+ * a message. */
 int hot_may_write(const char *name);
-/* Write the list of im in one step.  0, or SNAP_ESYS. */
+/* Put the list of im at the file name, durably and in one step: whatever happens, either the old
+ * list is there or the new one.  0, or SNAP_ESYS, reported. */
 int hot_write(const struct hot_list *l, const char *name, const struct image *im);
 void hot_free(struct hot_list *l);
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * monitor.c -- what is going on in a QEMU, for people.
+ * monitor.c -- what is going on in a QEMU, for people: its guest, its migration, its settings.
+ *
+ * It only asks, and changes nothing there.
  */
 #include <stdio.h>
 #include <string.h>

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * outfile.c -- a file that is no image, written in one step.
+ * outfile.c -- a file that is no image, written in one step: a temporary file beside it, a sync, a
+ * rename, and a sync of the directory.  One at a time, for the sake of signals.
  */
 #include "outfile.h"
 

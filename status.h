@@ -64,14 +64,14 @@ void status_image(struct status *st, const char *path);
 /* A phase of the work begins, in which total bytes are to be done; 0: nobody knows.  Its name,
  * which must stay, is one word that programs get to see: the manual lists them. */
 void status_phase(struct status *st, const char *name, uint64_t total);
-/* The same where so many pages of the guest are to be done. */
+/* Such a phase, in which so many pages of the guest are to be done. */
 void status_pages(struct status *st, const char *name, uint64_t pages, uint32_t page_size);
 /* So many more bytes are done.  To be called for each page, if need be: only once in 64 KiB
  * does it look at the clock, and a few times a second write something. */
 void status_add(struct status *st, uint64_t bytes);
 /* Was a line asked for?  Then print it.  To be called where something waited. */
 void status_answer(struct status *st);
-/* The same for pipe_on_signal(): st is a struct status. */
+/* status_answer() as pipe_on_signal() wants it: st is a struct status. */
 void status_on_signal(void *st);
 /* Something is going to be printed on stdout: take the line on the terminal away. */
 void status_hide(struct status *st);

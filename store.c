@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * store.c -- what comes of a stream goes into an image.
+ *
+ * It has what the command line says of a new image, and the order in which items become pages,
+ * sections and the tail.  Who reads the stream, and why, is its callers' matter.
  */
 #include "store.h"
 

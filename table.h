@@ -109,7 +109,8 @@ struct page_leaf {
 enum page_state leaf_get(const struct page_leaf *l, unsigned i, uint64_t *entry);
 /* The first page from page i on that has an entry, or LEAF_PAGES. */
 unsigned leaf_next(const struct page_leaf *l, unsigned i);
-/* Set it; 0, or -1: out of memory and nothing changed. */
+/* Have page i be in state st, with this entry if such a page has one.  0, or -1: out of memory, and
+ * nothing has changed. */
 int leaf_set(struct page_leaf *l, unsigned i, enum page_state st, uint64_t entry);
 /* Count pages from ... to - 1 by their states. */
 void leaf_count(const struct page_leaf *l, unsigned from, unsigned to, uint64_t count[4]);
@@ -142,11 +143,11 @@ struct unit_record {
 	uint32_t crc;		/* of these */
 };
 
-/* Slot i of the leaf at buf. */
+/* Read and write slot i of the leaf at buf. */
 void slot_get(const struct unit_shape *s, const uint8_t *buf, unsigned i,
     uint64_t *page, uint32_t *crc);
 void slot_put(const struct unit_shape *s, uint8_t *buf, unsigned i, uint64_t page, uint32_t crc);
-/* Unit u of the leaf at buf. */
+/* Read and write the record of unit u of the leaf at buf. */
 void unit_get(const struct unit_shape *s, const uint8_t *buf, unsigned u, struct unit_record *r);
 void unit_put(const struct unit_shape *s, uint8_t *buf, unsigned u, const struct unit_record *r);
 
