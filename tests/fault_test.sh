@@ -795,7 +795,7 @@ test_postcopy_with_a_base() {
 op_record() {
 	cp old.hot i.hot
 	client "$FAULT" $options load i
-	if [ "$status" -eq 0 ] || grep -q 'i.hot: is in place, but its directory' err; then
+	if [ "$status" -eq 0 ] || grep 'i.hot: is in place, but its directory' err >>in_place; then
 		cmp -s i.hot new.hot || complain "not the new list"
 	else
 		cmp -s i.hot old.hot || complain "the old list is touched"
@@ -813,6 +813,7 @@ test_record() {
 	assertFalse "a list of its own" "cmp -s old.hot new.hot"
 	each op_record pwrite ENOSPC
 	each op_record fsync EIO
+	assertTrue "the directory is synced" "[ -s in_place ]"
 	each op_record rename EACCES
 	content
 }
