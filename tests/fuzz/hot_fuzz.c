@@ -18,6 +18,7 @@
 #include "../../crc32c.h"
 #include "../../hot.h"
 #include "fuzz.h"
+#include "verbs.h"
 
 size_t LLVMFuzzerMutate(uint8_t *, size_t, size_t);
 size_t LLVMFuzzerCustomMutator(uint8_t *, size_t, size_t, unsigned);
