@@ -80,7 +80,7 @@ random_bytes(uint8_t *p, size_t n)
 void
 writer_make_tag(struct image_writer *w)
 {
-	uint8_t r[8];
+	uint8_t r[8] = { 0 };
 	struct digest d = { 3, 4 };
 
 	if (w->opt.reproducible) {

@@ -27,6 +27,7 @@
 #include "../../hot.h"
 #include "../../image.h"
 #include "../../preamble.h"
+#include "../../snap.h"
 #include "fuzz.h"
 #include "page.h"
 #include "verbs.h"

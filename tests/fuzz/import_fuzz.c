@@ -20,6 +20,7 @@
 #include "../../codec.h"
 #include "../../crc32c.h"
 #include "../../image.h"
+#include "../../snap.h"
 #include "fuzz.h"
 #include "page.h"
 #include "verbs.h"

@@ -8,6 +8,7 @@
 
 #include "../../bytes.h"
 #include "../../returnpath.h"
+#include "../../snap.h"
 #include "fuzz.h"
 
 enum { PAGE = 4096, LONG_NAME = 255 };

@@ -11,6 +11,7 @@
 
 #include "../../layout.h"
 #include "../../out.h"
+#include "../../snap.h"
 #include "../../stream.h"
 #include "fuzz.h"
 
