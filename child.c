@@ -15,6 +15,7 @@
 #include "qmp.h"
 #include "signals.h"
 #include "snap.h"
+#include "status.h"
 
 static void
 note_end(struct child *c)
@@ -141,6 +142,8 @@ child_wait(struct child *c, int ms)
 	p[0].events = p[1].events = POLLIN;
 	if (poll(p, 2, ms) > 0 && (p[1].revents & (POLLIN | POLLHUP)))
 		listen_to(c);
+	if (status_asked() && !c->ended)	/* it knows how far it is */
+		kill(c->pid, SIGUSR1);
 	if (c->interrupted || got_signal() == 0)
 		return 0;
 	c->interrupted = 1;

@@ -64,9 +64,9 @@ print_settings(struct qmp *q)
 			snprintf(on + n, sizeof on - n, " %s", name);
 			n = strlen(on);
 		}
-	print_line("%-14s%s", "capabilities", n > 0 ? on : " none is on");
+	print_line("%-14s%s", "capabilities", n > 0 ? on : " none");
 	if ((err = qmp_demand(q, "query-migrate-parameters", NULL)) == 0)
-		print_bytes(q, "limit a second", "return.max-bandwidth");
+		print_bytes(q, "bandwidth", "return.max-bandwidth");
 	return err;
 }
 

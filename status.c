@@ -408,12 +408,20 @@ status_add(struct status *st, uint64_t bytes)
 	status_answer(st);
 }
 
+int
+status_asked(void)
+{
+	int was = asked;
+
+	asked = 0;
+	return was;
+}
+
 void
 status_answer(struct status *st)
 {
-	if (!asked)
+	if (!status_asked())
 		return;
-	asked = 0;
 	print_plain(st, now_ns());
 }
 

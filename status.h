@@ -69,6 +69,8 @@ void status_pages(struct status *st, const char *name, uint64_t pages, uint32_t 
 /* So many more bytes are done.  To be called for each page, if need be: only once in 64 KiB
  * does it look at the clock, and a few times a second write something. */
 void status_add(struct status *st, uint64_t bytes);
+/* Was a line asked for?  This is the answer to the question, too: none is printed then. */
+int status_asked(void);
 /* Was a line asked for?  Then print it.  To be called where something waited. */
 void status_answer(struct status *st);
 /* status_answer() as pipe_on_signal() wants it: st is a struct status. */

@@ -121,7 +121,7 @@ test_replies_that_come_in_pieces_or_joined() {
 	ask "$SNAP" status q
 	expect 0 ""
 	assertContains "$(cat out)" "guest          running"
-	assertContains "$(cat out)" "limit a second 128.0 MiB"
+	assertContains "$(cat out)" "bandwidth      128.0 MiB"
 }
 
 # The greeting and each command of a take: the socket is closed, in place of the reply or in it.
@@ -331,6 +331,15 @@ test_interrupted_takes() {
 		told migrate_cancel
 		ends running
 	done
+}
+
+# The number that a shell knows is that of the process that talks to QEMU.
+test_how_far_it_is() {
+	interrupted 8.1 USR1
+	assertTrue "an answer" "wait_for 20 grep -q 'i: take, memory: ' err"
+	: >log.go
+	finish
+	assertEquals "exit status; $(cat err)" 0 "$status"
 }
 
 # Before there is anything to drain; slow replies, so that it hits every moment.
