@@ -25,13 +25,17 @@ enum { HEAD = 5, DEVICES_STEP = 64 };
 int
 label_read(struct image *im, char text[LABEL_MAX + 1])
 {
+	const struct section *s = footer_section(image_footer(im), SEC_LABEL);
 	uint8_t *buf;
 	size_t len;
-	int err = image_section(im, SEC_LABEL, &buf, &len);
+	int err;
 
 	*text = '\0';
 	/* What is no label of ours is as if it were not there. */
-	if (buf != NULL && len <= LABEL_MAX && memchr(buf, '\0', len) == NULL) {
+	if (s == NULL || s->len > LABEL_MAX)
+		return 0;
+	err = image_section(im, SEC_LABEL, &buf, &len);
+	if (buf != NULL && memchr(buf, '\0', len) == NULL) {
 		memcpy(text, buf, len);
 		text[len] = '\0';
 	}
@@ -42,12 +46,16 @@ label_read(struct image *im, char text[LABEL_MAX + 1])
 int
 machine_read(struct image *im, char name[MACHINE_MAX + 1])
 {
+	const struct section *s = footer_section(image_footer(im), SEC_PREAMBLE);
 	struct preamble p;
 	uint8_t *buf;
 	size_t len;
-	int err = image_section(im, SEC_PREAMBLE, &buf, &len);
+	int err;
 
 	*name = '\0';
+	if (s->len > SECTION_KEPT)
+		return 0;
+	err = image_section(im, SEC_PREAMBLE, &buf, &len);
 	if (buf != NULL) {
 		preamble_parse(&p, buf, len);
 		if (p.machine != NULL && p.machine_len <= MACHINE_MAX) {

@@ -21,9 +21,9 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include "pipe.h"
 #include "signals.h"
 #include "snap.h"
-#include "pipe.h"
 
 enum { INHERITED_MAX = 256 };	/* descriptors that whoever started us may have left */
 

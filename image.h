@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * image.h -- the snapshot file: writing one (image.c), reading one (reader.c, fetch.c,
- * verify.c), finding those it is based on (chain.c).
+ * image.h -- the snapshot file: writing one (image.c, pipeline.c), reading one (reader.c, lookup.c,
+ * fetch.c, scan.c, verify.c), finding those it is based on (chain.c).
  *
  * Functions returning int return 0, or SNAP_ESYS or SNAP_EDATA after the
  * reason was printed.  Only the owner thread calls them.
@@ -20,7 +20,9 @@
 
 struct image;
 
-/* ---- writing: image.c ---- */
+enum { SECTION_KEPT = 16 << 20 };	/* bytes of a section in memory; a save takes no more either */
+
+/* ---- writing: image.c, pages: pipeline.c ---- */
 
 struct image_options {
 	uint32_t unit_pages;	/* powers of two within layout.h's bounds */
@@ -82,7 +84,7 @@ char *image_take_older(struct image_writer *w);
 /* Free w.  Without a commit, no trace stays.  NULL is fine. */
 void image_free(struct image_writer *w);
 
-/* ---- reading: reader.c ---- */
+/* ---- reading: reader.c, tables: lookup.c, walks: scan.c ---- */
 
 /* Open a finished image.  NULL: failed and reported, *err tells how. */
 struct image *image_open(const char *path, int io_flags, int *err);
@@ -195,7 +197,7 @@ int image_ancestry(const struct image *base, const char *path, struct ancestor *
 /* Is path im, or one of its ancestors? */
 int image_is_in_chain(const struct image *im, const char *path);
 
-/* ---- reading: fetch.c ---- */
+/* ---- reading pages: fetch.c, scans: scan.c ---- */
 
 /*
  * A fetch reads stored pages through a ring and verifies them in the worker.

@@ -15,7 +15,7 @@ int pipe_is(int fd);
 /* From now on, call fn(arg) whenever a signal interrupts a read or write here, or waiting for one;
  * they go on after that. */
 void pipe_on_signal(void (*fn)(void *), void *arg);
-/* Is there something to read on fd, or its end, within ms milliseconds? */
+/* Is there something to read on fd, or its end, within ms milliseconds, which are not negative? */
 int pipe_waits(int fd, int ms);
 /* A read or write of fd has failed, as errno says: is it to be tried again, now that what it
  * waits for (POLLIN or POLLOUT) is there?  QEMU never makes ours such that they do not block;

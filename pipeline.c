@@ -320,7 +320,7 @@ find_in_base(struct image_writer *w, struct batch *b, unsigned i, uint64_t page)
 {
 	uint64_t entry;
 	uint32_t crc;
-	int st = image_lookup(w->opt.base, page, &entry), err = 0;
+	int st = image_lookup(w->opt.base, page, &entry), err;
 
 	if (st < PAGE_STORED)
 		return st < 0 ? st : 0;

@@ -18,10 +18,7 @@
 #include "preamble.h"
 #include "snap.h"
 
-enum {
-	TOLD_MAX = 100,		/* faults of which the place is printed */
-	KEPT_MAX = 16 << 20	/* bytes of a section in memory; a save takes no more either */
-};
+enum { TOLD_MAX = 100 };	/* faults of which the place is printed */
 
 /* Is this fault to be printed?  A rotten disk must not fill another one with logs. */
 static int
@@ -147,7 +144,7 @@ image_section(struct image *im, uint32_t type, uint8_t **buf, size_t *len)
 	*len = 0;
 	if (footer_section(&im->foot, type) == NULL)
 		return 0;
-	return take_section(im, type, KEPT_MAX, buf, len);
+	return take_section(im, type, SECTION_KEPT, buf, len);
 }
 
 /* ---- open and close ---- */

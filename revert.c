@@ -290,14 +290,16 @@ static int
 judge(struct revert *r, int err)
 {
 	int64_t now = now_ns();
+	int has_reason;
 
 	if (r->loader.status != 0)
 		err = r->loader.status;
 	if (r->q.fd < 0)
 		return err != 0 ? err : SNAP_ESYS;
 	if (strcmp(r->migration, "completed") != 0) {
-		if (r->loader.status == 0 && qmp_migration(&r->q, r->migration) == 0 &&
-		    (!is_paused(r) || qmp_has(&r->q, "return.error-desc")))
+		has_reason = r->loader.status == 0 && qmp_migration(&r->q, r->migration) == 0 &&
+		    qmp_has(&r->q, "return.error-desc");
+		if (has_reason || (err == 0 && !is_paused(r)))
 			qmp_say_reason(&r->q, r->migration);
 		if (is_paused(r))
 			say_paused(r);

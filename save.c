@@ -162,6 +162,8 @@ save_stream(struct save *s)
 		status_phase(s->st, "commit", 0);
 		s->status = store_commit(&s->to, stream_facts(s->in)->split);
 	}
+	/* From here on it is too late to give up. */
+	pipe_on_signal(status_on_signal, s->st);
 	if (o->trace)
 		snap_warnx("%s: %llu page records came", o->file[0],
 		    (ull)stream_facts(s->in)->records);

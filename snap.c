@@ -2,7 +2,7 @@
 /*
  * snap.c -- main: signals, the verbs, what a caller is owed on the way out.
  *
- * All files of the program.  Each includes headers of those below it alone, so a call goes down:
+ * All files of the program.  Each includes headers of those below it alone:
  *
  *	snap.c		main
  *	save.c		a migration stream becomes an image

@@ -122,7 +122,8 @@ int writer_check_size(struct image_writer *w, uint64_t end);
 int pipeline_init(struct image_writer *w);
 /* No page comes any more: have all of them where they stay. */
 int pipeline_finish(struct image_writer *w);
-/* Ending threads takes time that there is not at the end of a save: so, after that. */
+/* Free what only pages need, as soon as none comes any more: ending threads takes time, and at
+ * the end of a save there is none. */
 void pipeline_free(struct image_writer *w);
 void writer_get_slot(const struct image_writer *w, uint64_t slot, uint64_t *page,
     uint32_t *crc);

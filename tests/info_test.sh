@@ -297,7 +297,7 @@ with_section() {
 test_labels_that_are_none() {
 	mk s
 	save i s
-	for bytes in 'b"a\0b"' 'b"\0"' 'b"x" * 4097' 'b""'; do
+	for bytes in 'b"a\0b"' 'b"\0"' 'b"x" * 4097' 'b"x" * (17 << 20)' 'b""'; do
 		with_section i 22 "$bytes" j
 		facts_agree j
 		assertContains "$bytes" "$(cat json)" '"label": null'

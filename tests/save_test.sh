@@ -513,6 +513,36 @@ test_the_guard_drains_when_the_saver_is_killed() {
 	assertEquals "err i out pipe s" "$(echo *)"
 }
 
+# The answer to the source waits for a full pipe; the image has its name by then, and keeps it.
+test_a_signal_that_comes_too_late() {
+	mk s --return-path --switchover --kind=ordinary
+	run python3 -c '
+import os, signal, subprocess, sys, time
+r, w = os.pipe()
+os.set_blocking(w, False)
+try:
+    while True:
+        os.write(w, bytes(4096))
+except BlockingIOError:
+    os.set_blocking(w, True)
+p = subprocess.Popen([sys.argv[1], "save", "i"], stdin=subprocess.PIPE, stdout=w)
+p.stdin.write(open("s", "rb").read())
+p.stdin.flush()
+end = time.time() + 20
+while not os.path.exists("i") and time.time() < end:
+    time.sleep(0.05)
+time.sleep(0.3)
+p.send_signal(signal.SIGTERM)
+time.sleep(0.3)
+os.close(w)
+said = b""
+while piece := os.read(r, 65536):
+    said += piece
+sys.exit(p.wait() or said[-8:] != bytes([0, 1, 0, 4, 0, 0, 0, 0]))' "$SNAP"
+	expect 0 ""
+	works "$SNAP" check i
+}
+
 # A guard that outlived its saver would keep the source from seeing the closed pipe.
 test_no_guard_stays() {
 	mk s --block=a:300 --json=1000000
@@ -522,6 +552,8 @@ test_no_guard_stays() {
 	assertEquals "" "$(ps -A -o args | grep "^$dir/saver ")"
 	{ timeout 20 cat s; echo $? >source; } | "$dir/saver" -s 4K save j 2>err
 	assertNotEquals "the source waits" 124 "$(cat source)"
+	assertNotEquals "somebody reads on" 0 "$(cat source)"
+	assertEquals "one message: $(cat err)" 1 "$(wc -l <err | tr -d ' ')"
 }
 
 # A source that waits for its answer does not close the stream before: neither side may wait for
