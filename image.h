@@ -20,7 +20,8 @@
 
 struct image;
 
-enum { SECTION_KEPT = 16 << 20 };	/* bytes of a section in memory; a save takes no more either */
+/* Bytes of a section in memory; a save takes no more either. */
+enum { SECTION_KEPT = 16 << 20 };
 
 /* ---- writing: image.c, pages: pipeline.c ---- */
 

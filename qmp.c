@@ -322,8 +322,8 @@ qmp_run(struct qmp *q, int fd, const char *command, const char *arguments)
 			return r;
 		if (r == 0 && q->must_answer) {
 			if (!told)
-				snap_warnx("%s: QEMU does not answer yet: waiting; what ends that is to "
-				    "kill it", q->path);
+				snap_warnx("%s: QEMU does not answer yet: waiting; what ends "
+				    "that is to kill it", q->path);
 			told = 1;
 			continue;
 		}

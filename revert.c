@@ -79,8 +79,8 @@ is_paused(const struct revert *r)
 static void
 say_paused(const struct revert *r)
 {
-	snap_warnx("%s: the guest waits for memory; to go on: revert --resume%s%s %s %s%s", r->q.path,
-	    r->uuid[0] != '\0' ? " --uuid=" : "", r->uuid, r->q.path, r->image,
+	snap_warnx("%s: the guest waits for memory; to go on: revert --resume%s%s %s %s%s",
+	    r->q.path, r->uuid[0] != '\0' ? " --uuid=" : "", r->uuid, r->q.path, r->image,
 	    r->loader.status == SNAP_EDATA ? ", but a good copy of it" : "");
 }
 
