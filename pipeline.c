@@ -429,13 +429,6 @@ move(struct image_writer *w, struct batch *b)
 {
 	unsigned i;
 
-	if (b->bad) {
-		if (w->failed == 0)
-			snap_warnx("%s: a page reads back differently from what was written",
-			    w->path);
-		writer_give_back(w, b);
-		return writer_fail(w, SNAP_ESYS);
-	}
 	b->req.nrun = 0;
 	for (i = 0; i < b->npage; i++)
 		add_run(w, b, i, b->item[i]);
@@ -459,6 +452,9 @@ reaped(struct image_writer *w, struct aio_req *r)
 		fail_read(w, r->error, r->error_off);
 	else if (r->error != 0)
 		writer_fail_write(w, r->error, r->error_off);
+	else if (b->bad && w->failed == 0)
+		writer_fail(w, snap_warnx("%s: a %s reads back differently from what was written",
+		    w->path, b->kind == BATCH_MOVE ? "page" : "unit"));
 	if (w->failed != 0 || r->op == AIO_WRITE) {
 		writer_give_back(w, b);
 		return w->failed;

@@ -19,7 +19,6 @@
 #include <string.h>
 
 #include "crc32c.h"
-#include "snap.h"
 
 int
 units_init(struct image_writer *w, struct batch *b)
@@ -211,13 +210,6 @@ units_collected(struct image_writer *w, struct batch *b)
 	unsigned u, i, n = 0;
 	uint64_t slot;
 
-	if (b->bad) {
-		if (w->failed == 0)
-			snap_warnx("%s: a unit reads back differently from what was written",
-			    w->path);
-		writer_give_back(w, b);
-		return writer_fail(w, SNAP_ESYS);
-	}
 	set_run(w, b, w->data_end);
 	for (u = 0; u < b->nunit; u++) {
 		slot = w->to_unit * w->shape.pages;
