@@ -15,7 +15,8 @@
  * Q2  What has come is in one buffer.  Its first len bytes are the last line while have_line is
  *     set, from next_line() until the next one is looked for; values are read out of that line.
  * Q3  One command is under way at a time.  Its reply has its id, or none; others are passed by.
- * Q4  With must_answer, QEMU is waited for however long it takes, and whatever signals come.
+ * Q4  As long as must_answer() says so, QEMU is waited for however long it takes, and whatever
+ *     signals come.
  */
 #include "qmp.h"
 
@@ -229,6 +230,12 @@ next_line(struct qmp *q)
 	return 1;
 }
 
+static int
+must_answer(const struct qmp *q)
+{
+	return q->must_answer != NULL && q->must_answer(q->arg);
+}
+
 /* Wait for a line up to ms milliseconds, or for a new signal where QEMU may be left: 1, 0: in vain,
  * or < 0. */
 static int
@@ -239,7 +246,7 @@ await_line(struct qmp *q, int ms)
 
 	while (!next_line(q)) {
 		if ((left = (end - now_ns()) / 1000000) <= 0 ||
-		    (!q->must_answer && got_signal() != signal))
+		    (got_signal() != signal && !must_answer(q)))
 			return 0;
 		if ((r = read_some(q, (int)left)) < 0)
 			return r;
@@ -320,7 +327,7 @@ qmp_run(struct qmp *q, int fd, const char *command, const char *arguments)
 	for (;;) {
 		if ((r = await_line(q, REPLY_MS)) < 0)
 			return r;
-		if (r == 0 && q->must_answer) {
+		if (r == 0 && must_answer(q)) {
 			if (!told)
 				snap_warnx("%s: QEMU does not answer yet: waiting; what ends "
 				    "that is to kill it", q->path);

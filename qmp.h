@@ -18,7 +18,9 @@ struct qmp {
 	unsigned version;	/* of QEMU: 1000 * major + minor */
 	uint64_t id;		/* of the last command */
 	unsigned stops;		/* events STOP so far */
-	int must_answer;	/* set by the caller when QEMU must not be left alone any more */
+	/* Set by the caller: must QEMU not be left alone now?  NULL: it may be. */
+	int (*must_answer)(void *arg);
+	void *arg;
 	char *buf;		/* what has come: n bytes, and there is room for size */
 	size_t n, size;
 	int is_event;		/* the last message is */

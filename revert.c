@@ -239,6 +239,17 @@ start_loader(struct revert *r)
 	return child_start(&r->loader, p, &r->own, run_loader);
 }
 
+/* QEMU needs us as long as there is one who brings it memory.  A QEMU 7.2 that waits for some that
+ * nobody brings any more never answers again. */
+static int
+loader_works(void *arg)
+{
+	struct revert *r = arg;
+
+	child_wait(&r->loader, 0);
+	return !r->loader.ended;
+}
+
 static int
 begin(struct revert *r)
 {
@@ -247,7 +258,8 @@ begin(struct revert *r)
 
 	if (got_signal() != 0)
 		return check_signals(r->image);
-	r->q.must_answer = 1;
+	r->q.must_answer = loader_works;
+	r->q.arg = r;
 	if (r->opt->resume) {
 		command = "migrate-recover";
 		r->changed = 1;		/* by the one that was interrupted */

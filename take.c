@@ -282,6 +282,14 @@ judge(struct take *t, int err)
 	return err != 0 ? err : SNAP_ESYS;
 }
 
+/* Until all is put back. */
+static int
+always(void *arg)
+{
+	(void)arg;
+	return 1;
+}
+
 /* The moment: disks, and the start of the stream. */
 static int
 begin(struct take *t)
@@ -290,7 +298,7 @@ begin(struct take *t)
 
 	if (got_signal() != 0)
 		return check_signals(t->image);
-	t->q.must_answer = 1;
+	t->q.must_answer = always;
 	if ((err = set(t)) != 0)
 		return err;
 	if (t->was_running && (t->opt->stop || t->drives.disks.n > 0) &&

@@ -643,4 +643,12 @@ test_a_postcopy_that_is_paused() {
 	ends running postcopy-ram
 }
 
+# A QEMU 7.2 may hang then; nobody is to wait for it who cannot help it any more.
+test_a_postcopy_that_is_paused_and_silent() {
+	waiting --take=4000 --paused --silent-when=postcopy-paused
+	ask "$SNAP" revert --postcopy q j
+	assertEquals "exit status; $(cat err)" 1 "$status"
+	assertEquals "qemu-snap: q: QEMU does not answer" "$(tail -n 1 err)"
+}
+
 . "$shunit"

@@ -23,6 +23,7 @@ The other end of a migration
   --fail=WORDS              then the migration fails, with these; "": without any
   --take=BYTES              of migrate-incoming, then its end is closed; all without this
   --paused                  that is a postcopy-paused then
+  --silent-when=WORD        no reply any more when that is what a migration is
 What goes wrong, at a command or at the greeting ("greeting"); repeatable
   --refuse=COMMAND:WORDS    an error
   --refuse-late=COMMAND:WORDS  the same, once a migration has completed
@@ -295,6 +296,8 @@ class Server:
         name, a = message['execute'], message.get('arguments', {})
         print(' '.join([name] + ([json.dumps(a, sort_keys=True)] if a else [])), file=self.log, flush=True)
         reply = {}
+        if self.args.silent_when and self.migration.get('status') == self.args.silent_when:
+            return
         try:
             if name in self.refuse_late and self.migration.get('status') == 'completed':
                 raise Refused(self.refuse_late[name])
@@ -348,7 +351,7 @@ def main():
     add('--take', type=int)
     add('--hold', type=int)
     add('--stops', type=int, default=0)
-    for name in 'migration', 'without', 'stream', 'fail', 'job-error':
+    for name in 'migration', 'without', 'stream', 'fail', 'job-error', 'silent-when':
         add('--' + name)
     add('--ramblock', default='')
     for name in 'disk', 'refuse', 'refuse-late', 'close', 'half', 'say':
