@@ -60,7 +60,7 @@ test_requests_in_a_row() {
 	save i s
 	serve --requests=300 --pages=sequential --read-delay=1000 -- --trace --postcopy load i
 	answered=$(sed -n 's/.*; \([0-9]*\) answered first$/\1/p' err)
-	assertTrue "$answered of 300 were needed" "[ ${answered:-300} -lt 100 ]"
+	[ "${SANITIZED-}" ] || assertTrue "$answered of 300 were needed" "[ ${answered:-300} -lt 100 ]"
 }
 
 # Where requests are scattered, what is in the pipe only keeps them waiting: it is made short. How long

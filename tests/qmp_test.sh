@@ -165,7 +165,7 @@ test_an_endless_line_takes_bounded_memory() {
 		serve --say=$at:endless
 		ask python3 "$TOOLS/peak.py" log.peak "$SNAP" take --disks q i
 		is 1 "q: a message longer than any that QEMU sends"
-		assertTrue "$(cat log.peak) KiB" "[ $(cat log.peak) -lt 20000 ]"
+		[ "${SANITIZED-}" ] || assertTrue "$(cat log.peak) KiB" "[ $(cat log.peak) -lt 20000 ]"
 	done
 }
 
