@@ -91,8 +91,9 @@ preamble_parse(struct preamble *p, const uint8_t *buf, size_t len)
 	return 0;
 }
 
-int
-preamble_has(const struct preamble *p, const char *capability)
+/* Is the capability on? */
+static int
+has_capability(const struct preamble *p, const char *capability)
 {
 	size_t n = strlen(capability), at, end = p->caps + p->caps_len;
 
@@ -220,7 +221,7 @@ foreign_kind(const uint8_t *buf, size_t n)
 		return "an empty file";
 	if (n >= 4 && memcmp(buf, "QEVM", 4) == 0) {
 		preamble_parse(&p, buf, n);
-		return preamble_has(&p, "mapped-ram") ?
+		return has_capability(&p, "mapped-ram") ?
 		    "a QEMU migration stream of the form mapped-ram" :
 		    "a QEMU migration stream as it is";
 	}

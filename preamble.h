@@ -25,8 +25,6 @@ struct preamble {
 
 /* Of len bytes at buf, which must stay.  0, or -1: not understood beyond what is in p. */
 int preamble_parse(struct preamble *p, const uint8_t *buf, size_t len);
-/* Is the capability on? */
-int preamble_has(const struct preamble *p, const char *capability);
 /* The same bytes with one more capability, in memory that the caller frees.  NULL: none is left. */
 uint8_t *preamble_with(const struct preamble *p, const char *capability, size_t *len);
 

@@ -347,8 +347,9 @@ qmp_run(struct qmp *q, int fd, const char *command, const char *arguments)
 	return !qmp_has(q, "return");
 }
 
-int
-qmp_refused(const struct qmp *q, const char *command, const char *hint)
+/* Say that it has refused, in its words, and then the hint: SNAP_ESYS. */
+static int
+refused(const struct qmp *q, const char *command, const char *hint)
 {
 	char words[WORDS];
 
@@ -364,7 +365,7 @@ qmp_demand(struct qmp *q, const char *command, const char *arguments)
 {
 	int r = qmp_run(q, -1, command, arguments);
 
-	return r <= 0 ? r : qmp_refused(q, command, "");
+	return r <= 0 ? r : refused(q, command, "");
 }
 
 int
@@ -374,9 +375,9 @@ qmp_hand(struct qmp *q, int fd, const char *command, const char *arguments, cons
 	int r = qmp_run(q, fd, "getfd", name);
 
 	if (r > 0)
-		return qmp_refused(q, "getfd", "");
+		return refused(q, "getfd", "");
 	if (r == 0 && (r = qmp_run(q, -1, command, arguments)) > 0) {
-		r = qmp_refused(q, command, hint);
+		r = refused(q, command, hint);
 		qmp_run(q, -1, "closefd", name);
 	}
 	return r;
@@ -529,5 +530,5 @@ qmp_set_capability(struct qmp *q, const char *name, int on, const char *hint)
 	    "{\"capabilities\": [{\"capability\": \"%s\", \"state\": %s}]}", name,
 	    on ? "true" : "false");
 	r = qmp_run(q, -1, "migrate-set-capabilities", arguments);
-	return r <= 0 ? r : qmp_refused(q, name, on ? hint : "");
+	return r <= 0 ? r : refused(q, name, on ? hint : "");
 }

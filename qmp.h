@@ -43,8 +43,6 @@ void qmp_close(struct qmp *q);
 int qmp_run(struct qmp *q, int fd, const char *command, const char *arguments);
 /* The same where it must not refuse: 0, or SNAP_E*, reported. */
 int qmp_demand(struct qmp *q, const char *command, const char *arguments);
-/* Say that it has refused, in its words, and then the hint: SNAP_ESYS. */
-int qmp_refused(const struct qmp *q, const char *command, const char *hint);
 /*
  * Hand QEMU fd under the name QMP_FD, and run the command that uses it up, with nothing left
  * behind if it refuses; the hint is added to its words.  0, or SNAP_E*, reported.
