@@ -451,6 +451,17 @@ test_reverts_with_wrong_disks() {
 	assertEquals "$(cat err)" 0 "$status"
 }
 
+# The migration goes well, which is no reason for anything.
+test_a_revert_whose_guest_may_not_go_on() {
+	with_disks
+	ask "$SNAP" take --disks q j
+	rm j.sys.qcow2 j.data.qcow2
+	serve --status=inmigrate --loaded=paused --runs-first "--refuse=cont:Nobody may"
+	ask "$SNAP" revert q j
+	is 1 "q: cont: QEMU says: Nobody may"
+	ends paused
+}
+
 # QEMU has made the files then.
 test_a_transaction_that_is_refused() {
 	with_disks "--refuse=transaction:Device is busy"

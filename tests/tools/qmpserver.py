@@ -23,6 +23,8 @@ The other end of a migration
   --fail=WORDS              then the migration fails, with these; "": without any
   --take=BYTES              of migrate-incoming, then its end is closed; all without this
   --paused                  that is a postcopy-paused then
+  --loaded=WORD             what the guest is when it is loaded: running
+  --runs-first              the migration ends after `cont` only
   --silent-when=WORD        no reply any more when that is what a migration is
 What goes wrong, at a command or at the greeting ("greeting"); repeatable
   --refuse=COMMAND:WORDS    an error
@@ -82,7 +84,7 @@ class Server:
         self.nodes = ['#block%d' % i for i in range(len(self.disks))]
         self.below = {}         # by a new node: what was there before
         self.job = None
-        self.cancelled = threading.Event()
+        self.cancelled, self.continued = threading.Event(), threading.Event()
         self.log = open(args.log, 'a', encoding='utf-8')
         self.c = None
 
@@ -259,6 +261,8 @@ class Server:
             os._exit(1)
         else:
             self.status = self.args.loaded
+            if self.args.runs_first:
+                self.continued.wait(20)
             self.ended('completed')
 
     # -- the connection --
@@ -296,6 +300,8 @@ class Server:
         name, a = message['execute'], message.get('arguments', {})
         print(' '.join([name] + ([json.dumps(a, sort_keys=True)] if a else [])), file=self.log, flush=True)
         reply = {}
+        if name == 'cont':
+            self.continued.set()
         if self.args.silent_when and self.migration.get('status') == self.args.silent_when:
             return
         try:
@@ -356,7 +362,7 @@ def main():
     add('--ramblock', default='')
     for name in 'disk', 'refuse', 'refuse-late', 'close', 'half', 'say':
         add('--' + name, action='append', default=[])
-    for name in 'pieces', 'events', 'wrong-ids', 'paused', 'background', 'encrypted':
+    for name in 'pieces', 'events', 'wrong-ids', 'paused', 'background', 'encrypted', 'runs-first':
         add('--' + name, action='store_true')
     args = parser.parse_args()
     with socket.socket(socket.AF_UNIX) as s:
