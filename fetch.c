@@ -292,7 +292,7 @@ fetch_verify(struct aio_req *r)
 	f->bad = f->n;
 	decode_all(f);
 	for (i = f->n; i-- > 0;) {
-		if (crc32c(0, f->buf + i * size, size) != f->crc[i])
+		if (f->good[i] && crc32c(0, f->buf + i * size, size) != f->crc[i])
 			f->good[i] = 0;
 		if (!f->good[i])
 			f->bad = i;

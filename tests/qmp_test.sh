@@ -33,11 +33,12 @@ files() {
 	find . ! -name log\* ! -name out ! -name err ! -name before ! -name files ! -name told | sort >files
 }
 
-# start CMD...: in the background, as $asked; with SIGINT, which the shell ignores there, and an end.
+# start CMD...: in the background, as $asked; with SIGINT, which the shell ignores there, and SIGHUP,
+# which nohup does.
 start() {
 	QMP_TEST=$dir python3 -c 'import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
-signal.alarm(40)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.execvp(sys.argv[1], sys.argv[1:])' "$@" >out 2>err </dev/null &
 	asked=$!
 }

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A QEMU as its monitor shows it, well or not: for one client, that of qemu-snap.
 
-usage: qmpserver.py SOCKET LOG OPTION...    ends when the client has gone
+usage: qmpserver.py SOCKET LOG OPTION...    ends when the client has gone, or after two minutes
 
 LOG gets a line for each command: its name and arguments, as sorted JSON; then "end LIMIT CAPABILITIES
 STATUS FDS" as they are at last, FDS the names of descriptors it was handed and still has.
@@ -42,6 +42,7 @@ import argparse
 import array
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -365,6 +366,7 @@ def main():
     for name in 'pieces', 'events', 'wrong-ids', 'paused', 'background', 'encrypted', 'runs-first':
         add('--' + name, action='store_true')
     args = parser.parse_args()
+    signal.alarm(120)
     with socket.socket(socket.AF_UNIX) as s:
         s.bind(args.socket + '.new')
         s.listen(1)
