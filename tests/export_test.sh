@@ -257,6 +257,11 @@ test_what_is_there_is_not_replaced() {
 	ln -s nowhere link
 	run "$SNAP" export --to=raw IMG link
 	expect 1 "qemu-snap: link: cannot be created: File exists"
+	ln -s loop loop
+	run "$SNAP" export --to=raw IMG loop
+	assertEquals 1 "$status"
+	assertContains "$(cat err)" "qemu-snap: loop: is there, cannot be read, and is not replaced: "
+	rm loop
 	assertEquals "files left" "IMG
 err
 file

@@ -125,12 +125,29 @@ test_bad_messages() {
 		no-block request for a page of an unknown block
 		short-id message of wrong length
 		long-pong message of wrong length
+		long-switchover message of wrong length
 		short-request message of wrong length
+		shorter-request message of wrong length
 		nul name with a NUL byte in it
 		unknown unknown message
 	END
 	serve --garbage --expect-exit=2 -- --postcopy load i
 	assertContains "$(cat err)" "qemu-snap: return path: "
+	"$SNAP" --postcopy load i <. >out 2>err
+	ended 1 $? "a directory"
+	assertContains "$(cat err)" "qemu-snap: return path: read: Is a directory"
+}
+
+# Messages that come in several parts, and one that a destination may send and that nobody needs.
+test_messages_in_pieces() {
+	mk s --block=a:2000 --block=b:70 --zero=0
+	save i s
+	serve --pieces --switchover --requests=200 -- --postcopy load i
+	assertContains "$(cat out)" "pages 2070 "
+	"$TOOLS/rpclient" --pieces --requests=20 --hangup=500 \
+		--resume="exec '$SNAP' --resume load i" "$SNAP" --postcopy load i >out 2>err
+	ended 0 $? "$(cat err)"
+	assertContains "$(cat out)" "pages 2070 "
 }
 
 # Of the pages that are there an answer tells that is not to be believed.
@@ -145,7 +162,9 @@ test_bad_answers_to_a_resume() {
 	done <<-'END'
 		unasked 2 return path: bitmap that was not asked for
 		nowhere 2 return path: bitmap of an unknown block
+		name 2 return path: message of wrong length
 		length 2 return path: block a is not the one of this image
+		cut 1 return path: ends too early
 		end 2 return path: bitmap does not end where it should
 		shut 1 the destination gave up (7)
 	END

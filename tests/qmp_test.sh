@@ -334,6 +334,22 @@ test_interrupted_takes() {
 	done
 }
 
+# The process that saves is gone without a word, by the kernel's hand where memory is short; the guest
+# is not kept from going on.
+test_a_saver_that_is_killed() {
+	interrupted 8.1 0
+	saver=$(grep -ls "^PPid:[[:space:]]*$asked\$" /proc/[0-9]*/status | sed 's,/proc/\(.*\)/status,\1,')
+	kill -s KILL $saver
+	: >log.go
+	finish
+	assertEquals "$(cat err)" 1 "$status"
+	assertContains "$(cat err)" "qemu-snap: process $saver was killed by signal 9"
+	assertContains "$(cat err)" "qemu-snap: i: save killed: there is no new image"
+	assertEquals "$(cat err)" 2 "$(grep -c '' err)"
+	assertFalse "an image" "[ -e i ]"
+	ends running
+}
+
 # The number that a shell knows is that of the process that talks to QEMU.
 test_how_far_it_is() {
 	interrupted 8.1 USR1
@@ -533,6 +549,30 @@ test_a_guest_that_is_paused() {
 	serve --status=paused "--refuse-late=query-status:Not now"
 	ask "$SNAP" take q i
 	expect 1 "qemu-snap: q: query-status: QEMU says: Not now"
+}
+
+# ---- status ----
+
+test_what_a_monitor_tells() {
+	serve "--migration=failed:Not on this machine" --on=xbzrle --on=return-path --status=paused
+	ask "$SNAP" status q
+	expect 0 ""
+	cat >wanted <<-END
+		QEMU           10.0
+		guest          paused
+		migration      failed
+		why            Not on this machine
+		capabilities   xbzrle return-path
+		bandwidth      128.0 MiB
+	END
+	assertEquals "$(cat wanted)" "$(cat out)"
+	grep -v -e query- -e qmp_capabilities log >told
+	assertEquals "end 134217728 return-path,xbzrle paused none" "$(cat told)"
+	for at in query-status query-migrate query-migrate-capabilities query-migrate-parameters; do
+		serve "--refuse=$at:Nobody may"
+		ask "$SNAP" status q
+		is 1 "q: $at: QEMU says: Nobody may"
+	done
 }
 
 # ---- revert ----

@@ -10,7 +10,8 @@ STATUS FDS" as they are at last, FDS the names of descriptors it was handed and 
 The machine
   --version=MAJOR.MINOR     10.0
   --status=WORD             of the guest: running, paused, inmigrate, ...
-  --migration=WORD          as if there had been one; postcopy-paused, active, ...
+  --migration=WORD[:WORDS]  as if there had been one, and why it is so; postcopy-paused, active, ...
+  --on=CAPABILITY           repeatable
   --without=CAPABILITY      which it does not know
   --disk=NAME:FORMAT:FILE   repeatable; new files are made by the transaction, also if it is refused
   --encrypted               the disks are
@@ -76,8 +77,10 @@ class Server:
         self.refuse, self.say = pairs(args.refuse), pairs(args.say)
         self.refuse_late = pairs(args.refuse_late)
         self.status = args.status
-        self.migration = {'status': args.migration} if args.migration else {}
-        self.on = set()
+        self.migration = {}
+        if args.migration:
+            self.ended(*args.migration.split(':', 1))
+        self.on = set(args.on)
         self.limit = 134217728
         self.fds = {}
         self.received = []
@@ -361,7 +364,7 @@ def main():
     for name in 'migration', 'without', 'stream', 'fail', 'job-error', 'silent-when':
         add('--' + name)
     add('--ramblock', default='')
-    for name in 'disk', 'refuse', 'refuse-late', 'close', 'half', 'say':
+    for name in 'disk', 'on', 'refuse', 'refuse-late', 'close', 'half', 'say':
         add('--' + name, action='append', default=[])
     for name in 'pieces', 'events', 'wrong-ids', 'paused', 'background', 'encrypted', 'runs-first':
         add('--' + name, action='store_true')

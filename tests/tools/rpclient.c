@@ -42,11 +42,13 @@
  *	--no-shut		close without SHUT
  *	--shut=N		say SHUT N
  *	--garbage		send a malformed message when LISTEN has come
+ *	--pieces		write three bytes of the return path at a time
+ *	--switchover		say SWITCHOVER_ACK, as QEMU does where that capability is set
  *	--odd=KIND		or a hostile request: outside, overflow, too-long,
  *				astride, zero-length, unknown-block, no-block, short-id;
- *				another message: long-pong, short-request, nul, unknown;
- *				or to RECV_BITMAP, of --resume: unasked, nowhere, length,
- *				end, shut
+ *				another message: long-pong, long-switchover, short-request,
+ *				shorter-request, nul, unknown; or to RECV_BITMAP, of
+ *				--resume: unasked, nowhere, name, length, cut, end, shut
  *	--timeout=S		then COMMAND is killed, and that is an error (default 20)
  *	--expect-exit=N		what COMMAND should end with (default 0).  If not 0, or
  *				after --garbage or --odd, its output may end early, but
@@ -98,7 +100,8 @@ enum { OPEN_RETURN_PATH = 1, PING, ADVISE, LISTEN, RUN, DISCARD, PACKAGED, RESUM
 
 enum { ZERO = 0x02, MEM_SIZE = 0x04, PAGE = 0x08, EOS = 0x10, CONTINUE = 0x20 };
 
-enum { SHUT = 1, PONG, REQ_PAGES_ID, REQ_PAGES, BITMAP, RESUME_ACK };
+enum { SHUT = 1, PONG, REQ_PAGES_ID, REQ_PAGES, BITMAP, RESUME_ACK,
+    SWITCHOVER_ACK };
 
 /* What the stream has come to. */
 enum state { NONE, ADVISED, DISCARDING, RUNNING, PAUSED, ENDED };
@@ -130,7 +133,7 @@ struct request {
 static struct {
 	uint64_t page_size, host_page, base_page, requests, seed, burst, before_run;
 	uint64_t read_delay, hangup, stop_reading, shut, timeout, expect_exit, max_ahead;
-	int all, sequential, repeat, no_shut, garbage, dump, latency;
+	int all, sequential, repeat, no_shut, garbage, pieces, switchover, dump, latency;
 	const char *odd, *resume;
 	struct { const char *name; size_t len; uint64_t size; } host[HOST_PAGES_MAX];
 	size_t nhost;
@@ -363,7 +366,9 @@ rp_write(void)
 
 	if (rp_len == 0 || rp_broken)
 		return;
-	n = write(rp_fd, rp_buf, rp_len);
+	n = write(rp_fd, rp_buf, opt.pieces && rp_len > 3 ? 3 : rp_len);
+	if (opt.pieces)
+		pause_for(100);
 	if (n > 0) {
 		rp_len -= (size_t)n;
 		memmove(rp_buf, rp_buf + n, rp_len);
@@ -1116,6 +1121,8 @@ send_odd(void)
 		rp_put(0x7777, junk, sizeof junk);
 		put_be16(rp_buf + rp_len - sizeof junk - 2, 0xfff0);
 	}
+	if (opt.switchover)
+		rp_put(SWITCHOVER_ACK, NULL, 0);
 	if (opt.odd == NULL)
 		return;
 	if (strcmp(opt.odd, "outside") == 0)
@@ -1136,8 +1143,12 @@ send_odd(void)
 		rp_put(REQ_PAGES_ID, short_id, sizeof short_id);
 	else if (strcmp(opt.odd, "long-pong") == 0)
 		rp_put(PONG, short_id, 5);
+	else if (strcmp(opt.odd, "long-switchover") == 0)
+		rp_put(SWITCHOVER_ACK, short_id, 1);
 	else if (strcmp(opt.odd, "short-request") == 0)
 		rp_put(REQ_PAGES, short_id, 11);
+	else if (strcmp(opt.odd, "shorter-request") == 0)
+		rp_put(REQ_PAGES_ID, short_id, 11);
 	else if (strcmp(opt.odd, "nul") == 0)
 		rp_put(REQ_PAGES_ID, nul, sizeof nul);
 	else if (strcmp(opt.odd, "unknown") == 0)
@@ -1359,7 +1370,7 @@ take_recv_bitmap(size_t len)
 		reply[1] ^= 1;
 	if (is_odd("shut"))
 		rp_put32(SHUT, 7);
-	rp_put(BITMAP, reply, len);
+	rp_put(BITMAP, reply, is_odd("name") ? len - 1 : len);
 	bits = (b->len / opt.page_size + 63) / 64 * 64;
 	rp_raw64(bits / 8 + (is_odd("length") ? 8 : 0));
 	for (k = 0; k < bits; k += 64) {
@@ -1368,6 +1379,12 @@ take_recv_bitmap(size_t len)
 			if (b->hstate[(k + i) * opt.page_size / b->host] & PLACED)
 				word[i / 8] |= (uint8_t)(1 << i % 8);
 		rp_raw(word, sizeof word);
+		if (is_odd("cut")) {
+			wait_for(0, -1);
+			close(rp_fd);
+			rp_fd = -1;
+			rp_broken = 1;
+		}
 	}
 	rp_raw64(UINT64_C(0x0123456789abcdef) - (is_odd("end") ? 1 : 0));
 	if (is_odd("unasked") && b == &blocks[nblocks - 1])
@@ -1470,8 +1487,9 @@ static void
 parse_odd(const char *v)
 {
 	static const char *const kinds[] = { "outside", "overflow", "too-long", "astride",
-	    "zero-length", "unknown-block", "no-block", "short-id", "long-pong", "short-request",
-	    "nul", "unknown", "unasked", "nowhere", "length", "end", "shut" };
+	    "zero-length", "unknown-block", "no-block", "short-id", "long-pong", "long-switchover",
+	    "short-request", "shorter-request", "nul", "unknown", "unasked", "nowhere", "name",
+	    "length", "cut", "end", "shut" };
 	size_t i;
 
 	for (i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
@@ -1487,7 +1505,8 @@ parse_option(const char *arg)
 	static const struct { const char *name; int *flag; } flags[] = {
 		{ "--all", &opt.all }, { "--repeat", &opt.repeat },
 		{ "--no-shut", &opt.no_shut },
-		{ "--garbage", &opt.garbage }, { "--dump", &opt.dump },
+		{ "--garbage", &opt.garbage }, { "--pieces", &opt.pieces },
+		{ "--switchover", &opt.switchover }, { "--dump", &opt.dump },
 		{ "--latency", &opt.latency }
 	};
 	static const struct { const char *name; uint64_t *to; } numbers[] = {
