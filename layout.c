@@ -19,9 +19,44 @@
 static const char header_magic[] = "qemu-snap image\n";
 static const char footer_magic[] = "qemu-snap footer";
 
+enum { CRC_AT = 4092 };	/* the last word of header and footer */
+
+/* Offsets in the header, behind its magic. */
 enum {
-	CRC_AT = 4092,		/* last word of header and footer */
-	SECTION_AT = 112,
+	H_INCOMPAT = 16,
+	H_COMPAT = 24,
+	H_PAGE_SIZE = 32,
+	H_UNIT_PAGES = 36,
+	H_CLUSTER_SIZE = 40,
+	H_DATA_OFF = 44,
+	H_RESERVED = 48
+};
+
+/* In the footer, likewise, */
+enum {
+	F_FILE_LEN = 16,
+	F_TAG = 24,
+	F_UUID = 32,
+	F_TIME = 48,
+	F_NPAGES = 56,
+	F_STORED = 64,
+	F_ZERO = 72,
+	F_ANCESTOR = 80,
+	F_SLOTS = 88,
+	F_FLAGS = 96,
+	F_HEADER_CRC = 100,
+	F_NSEC = 104,
+	F_RESERVED = 108,
+	F_SECTIONS = 112
+};
+
+/* and in each of its sections. */
+enum {
+	S_TYPE = 0,
+	S_CRC = 4,
+	S_OFF = 8,
+	S_LEN = 16,
+	S_EXTRA = 24,
 	SECTION_SIZE = 32
 };
 
@@ -41,12 +76,12 @@ header_encode(uint8_t *buf, struct image_header *h)
 {
 	memset(buf, 0, HEADER_SIZE);
 	memcpy(buf, header_magic, HEADER_MAGIC);
-	put_le64(buf + 16, h->incompat);
-	put_le64(buf + 24, h->compat);
-	put_le32(buf + 32, h->page_size);
-	put_le32(buf + 36, h->unit_pages);
-	put_le32(buf + 40, h->cluster_size);
-	put_le32(buf + 44, h->data_off);
+	put_le64(buf + H_INCOMPAT, h->incompat);
+	put_le64(buf + H_COMPAT, h->compat);
+	put_le32(buf + H_PAGE_SIZE, h->page_size);
+	put_le32(buf + H_UNIT_PAGES, h->unit_pages);
+	put_le32(buf + H_CLUSTER_SIZE, h->cluster_size);
+	put_le32(buf + H_DATA_OFF, h->data_off);
 	h->crc = crc32c(0, buf, CRC_AT);
 	put_le32(buf + CRC_AT, h->crc);
 }
@@ -77,14 +112,14 @@ header_decode(const uint8_t *buf, struct image_header *h)
 	h->crc = get_le32(buf + CRC_AT);
 	if (h->crc != crc32c(0, buf, CRC_AT))
 		return "header fails its checksum";
-	h->incompat = get_le64(buf + 16);
-	h->compat = get_le64(buf + 24);
+	h->incompat = get_le64(buf + H_INCOMPAT);
+	h->compat = get_le64(buf + H_COMPAT);
 	if (features_unknown(h) != 0)
 		return NULL;	/* the rest may mean something else */
-	h->page_size = get_le32(buf + 32);
-	h->unit_pages = get_le32(buf + 36);
-	h->cluster_size = get_le32(buf + 40);
-	h->data_off = get_le32(buf + 44);
+	h->page_size = get_le32(buf + H_PAGE_SIZE);
+	h->unit_pages = get_le32(buf + H_UNIT_PAGES);
+	h->cluster_size = get_le32(buf + H_CLUSTER_SIZE);
+	h->data_off = get_le32(buf + H_DATA_OFF);
 	if (!power_between(h->page_size, PAGE_SIZE_MIN, PAGE_SIZE_MAX))
 		return "impossible page size in the header";
 	if (!power_between(h->unit_pages, 1, UNIT_PAGES_MAX) ||
@@ -94,7 +129,7 @@ header_decode(const uint8_t *buf, struct image_header *h)
 		return "impossible cluster size in the header";
 	if (h->data_off != (h->page_size > HEADER_SIZE ? h->page_size : HEADER_SIZE))
 		return "impossible start of the data in the header";
-	if (!all_zero(buf + 48, buf + CRC_AT))
+	if (!all_zero(buf + H_RESERVED, buf + CRC_AT))
 		return "reserved bytes of the header are not zero";
 	return NULL;
 }
@@ -104,29 +139,29 @@ header_decode(const uint8_t *buf, struct image_header *h)
 void
 footer_encode(uint8_t *buf, const struct image_footer *f)
 {
-	uint8_t *p = buf + SECTION_AT;
+	uint8_t *p = buf + F_SECTIONS;
 	uint32_t i;
 
 	memset(buf, 0, FOOTER_SIZE);
 	memcpy(buf, footer_magic, HEADER_MAGIC);
-	put_le64(buf + 16, f->file_len);
-	put_le64(buf + 24, f->tag);
-	memcpy(buf + 32, f->uuid, 16);
-	put_le64(buf + 48, f->time);
-	put_le64(buf + 56, f->npages);
-	put_le64(buf + 64, f->stored);
-	put_le64(buf + 72, f->zero);
-	put_le64(buf + 80, f->ancestor);
-	put_le64(buf + 88, f->slots);
-	put_le32(buf + 96, f->flags);
-	put_le32(buf + 100, f->header_crc);
-	put_le32(buf + 104, f->nsec);
+	put_le64(buf + F_FILE_LEN, f->file_len);
+	put_le64(buf + F_TAG, f->tag);
+	memcpy(buf + F_UUID, f->uuid, 16);
+	put_le64(buf + F_TIME, f->time);
+	put_le64(buf + F_NPAGES, f->npages);
+	put_le64(buf + F_STORED, f->stored);
+	put_le64(buf + F_ZERO, f->zero);
+	put_le64(buf + F_ANCESTOR, f->ancestor);
+	put_le64(buf + F_SLOTS, f->slots);
+	put_le32(buf + F_FLAGS, f->flags);
+	put_le32(buf + F_HEADER_CRC, f->header_crc);
+	put_le32(buf + F_NSEC, f->nsec);
 	for (i = 0; i < f->nsec; i++, p += SECTION_SIZE) {
-		put_le32(p, f->sec[i].type);
-		put_le32(p + 4, f->sec[i].crc);
-		put_le64(p + 8, f->sec[i].off);
-		put_le64(p + 16, f->sec[i].len);
-		put_le64(p + 24, f->sec[i].extra);
+		put_le32(p + S_TYPE, f->sec[i].type);
+		put_le32(p + S_CRC, f->sec[i].crc);
+		put_le64(p + S_OFF, f->sec[i].off);
+		put_le64(p + S_LEN, f->sec[i].len);
+		put_le64(p + S_EXTRA, f->sec[i].extra);
 	}
 	put_le32(buf + CRC_AT, crc32c(0, buf, CRC_AT));
 }
@@ -191,11 +226,11 @@ footer_identify(const uint8_t *buf, uint64_t file_len,
 		return "no footer: an interrupted save or a cut copy";
 	if (get_le32(buf + CRC_AT) != crc32c(0, buf, CRC_AT))
 		return "footer fails its checksum";
-	f->file_len = get_le64(buf + 16);
-	f->tag = get_le64(buf + 24);
-	memcpy(f->uuid, buf + 32, 16);
-	f->time = get_le64(buf + 48);
-	f->header_crc = get_le32(buf + 100);
+	f->file_len = get_le64(buf + F_FILE_LEN);
+	f->tag = get_le64(buf + F_TAG);
+	memcpy(f->uuid, buf + F_UUID, 16);
+	f->time = get_le64(buf + F_TIME);
+	f->header_crc = get_le32(buf + F_HEADER_CRC);
 	if (f->file_len != file_len)
 		return "file is not as long as its footer says";
 	if (f->header_crc != h->crc)
@@ -207,20 +242,20 @@ const char *
 footer_decode(const uint8_t *buf, uint64_t file_len,
     const struct image_header *h, struct image_footer *f)
 {
-	const uint8_t *p = buf + SECTION_AT;
+	const uint8_t *p = buf + F_SECTIONS;
 	const char *why;
 	uint32_t i;
 
 	if ((why = footer_identify(buf, file_len, h, f)) != NULL)
 		return why;
-	f->npages = get_le64(buf + 56);
-	f->stored = get_le64(buf + 64);
-	f->zero = get_le64(buf + 72);
-	f->ancestor = get_le64(buf + 80);
-	f->slots = get_le64(buf + 88);
-	f->flags = get_le32(buf + 96);
-	f->nsec = get_le32(buf + 104);
-	if ((f->flags & ~(uint32_t)IMAGE_FLAGS) != 0 || get_le32(buf + 108) != 0)
+	f->npages = get_le64(buf + F_NPAGES);
+	f->stored = get_le64(buf + F_STORED);
+	f->zero = get_le64(buf + F_ZERO);
+	f->ancestor = get_le64(buf + F_ANCESTOR);
+	f->slots = get_le64(buf + F_SLOTS);
+	f->flags = get_le32(buf + F_FLAGS);
+	f->nsec = get_le32(buf + F_NSEC);
+	if ((f->flags & ~(uint32_t)IMAGE_FLAGS) != 0 || get_le32(buf + F_RESERVED) != 0)
 		return "reserved bits of the footer are not zero";
 	if (f->npages > PAGES_MAX || f->stored > f->npages ||
 	    f->zero > f->npages - f->stored ||
@@ -234,11 +269,11 @@ footer_decode(const uint8_t *buf, uint64_t file_len,
 	if (f->nsec > SECTIONS_MAX)
 		return "impossible number of sections in the footer";
 	for (i = 0; i < f->nsec; i++, p += SECTION_SIZE) {
-		f->sec[i].type = get_le32(p);
-		f->sec[i].crc = get_le32(p + 4);
-		f->sec[i].off = get_le64(p + 8);
-		f->sec[i].len = get_le64(p + 16);
-		f->sec[i].extra = get_le64(p + 24);
+		f->sec[i].type = get_le32(p + S_TYPE);
+		f->sec[i].crc = get_le32(p + S_CRC);
+		f->sec[i].off = get_le64(p + S_OFF);
+		f->sec[i].len = get_le64(p + S_LEN);
+		f->sec[i].extra = get_le64(p + S_EXTRA);
 	}
 	if (!all_zero(p, buf + CRC_AT))
 		return "reserved bytes of the footer are not zero";
