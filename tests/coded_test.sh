@@ -35,6 +35,17 @@ test_streams_of_all_shapes() {
 	holds_stream i s
 }
 
+test_a_limit_of_the_image_size() {
+	needs_zstd || return 0
+	mk s
+	save i s --compress=zstd
+	save j s --compress=zstd --image-size="$(size_of i)"
+	rm j
+	run_on s "$SNAP" --compress=zstd --image-size=$(($(size_of i) / 2)) save j
+	expect 1 "qemu-snap: j: image would grow past the --image-size of $(($(size_of i) / 2)) bytes"
+	assertEquals "files" "err i out s" "$(ls | tr '\n' ' ' | sed 's/ $//')"
+}
+
 # 300 MiB of repeats of 20 MiB: neither the file nor the temporary file is long.
 test_repeats_take_no_room() {
 	needs_zstd || return 0

@@ -458,6 +458,24 @@ test_lines_for_programs() {
 	assertEquals "what a page server tells" 0 $?
 }
 
+# What is there already counts as done.
+test_programs_are_told_of_a_resume() {
+	mk s --block=a:20000 --zero=0
+	save i s
+	"$TOOLS/rpclient" --requests=10 --hangup=15000 \
+		--resume="exec '$SNAP' --status-fd=3 --rate=20M --resume load i 3>st" \
+		"$SNAP" --postcopy load i >out 2>err
+	assertEquals "$(cat out err)" 0 $?
+	phases st "done 0" opening resuming serving ending end
+	python3 - <<-'END'
+		import json
+		serving = [json.loads(l) for l in open("st") if '"serving"' in l]
+		assert serving[-1]["bytes"] > serving[-1]["total"] / 2, serving
+		assert serving[-1]["pages"] * 4096 == serving[-1]["bytes"], serving
+	END
+	assertEquals "how far it is" 0 $?
+}
+
 test_programs_are_told_of_failures() {
 	mk s --block=a:3000 --zero=20
 	head -c 3000000 s >cut
