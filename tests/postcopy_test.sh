@@ -63,6 +63,17 @@ test_requests_in_a_row() {
 	[ "${SANITIZED-}" ] || assertTrue "$answered of 300 were needed" "[ ${answered:-300} -lt 100 ]"
 }
 
+# The neighbours of a page asked for come before the rest: one request, far from where the push is.
+test_neighbours_come_along() {
+	mk s --block=a:20000 --zero=0
+	save i s
+	serve --requests=1 --seed=3 --hangup=2000 --dump --expect-exit=1 -- --postcopy load i
+	near=$(sed -n 's/^a \([0-9a-f]*\)000 .*/\1/p' out | python3 -c '
+import sys
+print(sum(int(page, 16) >= 4000 for page in sys.stdin))')
+	assertTrue "$near pages" "[ $near -ge 8 ] && [ $near -le 32 ]"
+}
+
 # Where requests are scattered, what is in the pipe only keeps them waiting: it is made short. How long
 # a request took is told.
 test_scattered_requests_find_a_short_pipe() {

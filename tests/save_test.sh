@@ -336,6 +336,16 @@ sys.stdout.buffer.write(sys.stdin.buffer.read().replace(old, new))' >s
 	holds_stream i s
 }
 
+test_the_longest_block_name() {
+	n=$(printf '%0255d' 0)
+	for zero in 0 100; do
+		mk s --block="$n":3 --zero=$zero
+		save i s
+		holds_stream i s
+		rm i
+	done
+}
+
 test_background_snapshot_with_ignored_shared_memory() {
 	mk s --ignore-shared
 	run_on s "$SNAP" save i
