@@ -99,8 +99,8 @@ int io_same(int a, int b);
  */
 void io_sweep_parts(const char *path, const char *verb,
     void (*said)(const char *name, const char *verb));
-/* Open an existing regular file, for writing if wr; flags are IO_*.  EINVAL: it
- * is of another kind. */
+/* Open an existing regular file, for writing if wr; flags are IO_*.  EISDIR: it
+ * is a directory; EINVAL: of another kind. */
 int io_open(const char *path, int wr, int flags, int *fd);
 /* The file will be read from its beginning to its end: a hint, no more. */
 void io_will_read_all(int fd);

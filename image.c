@@ -10,8 +10,9 @@
  *
  * I1  The header is the first HEADER_SIZE bytes and never changes.
  * I6  The footer is written when every byte it leads to is on stable storage,
- *     save the rest of the tail that image_hold() took room for; it and that
- *     rest are synced before the file gets its name.
+ *     save what of the tail has come since image_hold() last took room for it, or
+ *     all of it if it never did; footer and tail are synced before the file gets its
+ *     name.
  * I7  After a first failure nothing is written any more.  (I2 to I5: pipeline.c)
  */
 #include "writer.h"
@@ -306,8 +307,9 @@ image_hold(struct image_writer *w, uint64_t more)
 	if (w->failed != 0)
 		return w->failed;
 	/* Device state may have what looks like the head of a description. */
-	if (more > HOLD_MAX || w->holds++ == HOLDS)
+	if (more > HOLD_MAX || w->holds == HOLDS)
 		return 0;
+	w->holds++;
 	if (writer_flush(w) != 0)
 		return w->failed;
 	end = w->append_off + more + FOOTER_SIZE;

@@ -69,7 +69,8 @@ int image_seal(struct image_writer *w, const struct image_bytes *b, size_t nb,
     uint32_t flags);
 /* Bytes after RAM, in order. */
 int image_tail(struct image_writer *w, const void *buf, size_t len);
-/* Make the tail so far durable, and take the room for more bytes of it. */
+/* Make the tail so far durable, and take the room for more bytes of it; nothing, if that is more
+ * than any description of devices takes, or if it has been done several times. */
 int image_hold(struct image_writer *w, uint64_t more);
 /*
  * Make the image complete, durable and known by its name.  split: bytes of the

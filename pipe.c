@@ -95,6 +95,16 @@ pipe_drain(int fd)
 }
 
 void
+pipe_tell(int fd, const void *msg, size_t len)
+{
+	if (!pipe_is(fd))
+		return;
+	/* Any other error: nobody is there to be told. */
+	while (write(fd, msg, len) < 0 && errno == EINTR)
+		;
+}
+
+void
 pipe_reject(int fd, int paused)
 {
 	static const uint8_t msg[COMMAND_SIZE + 4] = {
@@ -102,9 +112,5 @@ pipe_reject(int fd, int paused)
 	};
 	size_t skipped = paused ? 0 : COMMAND_SIZE;
 
-	if (!pipe_is(fd))
-		return;
-	/* Any other error: nobody is there to be told. */
-	while (write(fd, msg + skipped, sizeof msg - skipped) < 0 && errno == EINTR)
-		;
+	pipe_tell(fd, msg + skipped, sizeof msg - skipped);
 }

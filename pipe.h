@@ -25,6 +25,8 @@ int pipe_try_again(int fd, short events);
 ssize_t pipe_read(int fd, void *buf, size_t len);
 /* Read and forget everything up to the end of input. */
 void pipe_drain(int fd);
+/* A few bytes for the other end, if fd is a pipe; without a word if nobody is there. */
+void pipe_tell(int fd, const void *msg, size_t len);
 /*
  * Tell a waiting destination that no stream will come: QEMU waits for the four
  * bytes of a magic for ever.  What it gets is not one, and does not begin with

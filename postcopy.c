@@ -8,7 +8,8 @@
  * devices, and RUN.  From LISTEN on it asks for pages over the return path;
  * meanwhile all stored pages are pushed to it.  Pages that are zero or were
  * never saved are sent only when they, or neighbours of zero ones, are asked
- * for: what QEMU never got reads as zero.
+ * for, are in a hot list or share their host page with one that is stored: what
+ * QEMU never got reads as zero.
  *
  *	PRECOPY --switch_over--> LOADING --PONG--> RUNNING --finish--> ENDING
  *

@@ -42,7 +42,7 @@ struct image {
 	struct unit_shape shape;
 	uint64_t nleaves;
 	uint32_t nnodes;
-	uint64_t *node_at;	/* offset of each node, 0: see node_len */
+	uint64_t *node_at;	/* offset of each node, or where it would be: see node_len */
 	uint16_t *node_len;
 	struct node **node;
 	uint64_t held;		/* bytes in the file of the page leaves in memory */

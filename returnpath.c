@@ -8,9 +8,9 @@
 #include <string.h>
 
 #include "bytes.h"
-#include "out.h"
 #include "pipe.h"
 #include "snap.h"
+#include "wire.h"
 
 void
 rp_init(struct rp_in *r, int fd, const struct ram_map *ram)
@@ -132,11 +132,11 @@ rp_next(struct rp_in *r, struct rp_msg *m)
 		return m->blk != NULL ? 1 : bad_message("bitmap of an unknown block");
 	case RP_REQ_PAGES:
 		if (len != 12)
-			return bad_message("message of wrong length");
+			return bad_message("request of wrong length");
 		return take_request(r, m, p, NULL);
 	case RP_REQ_PAGES_ID:
 		if (len < 12)
-			return bad_message("message of wrong length");
+			return bad_message("request of wrong length");
 		if ((err = message_name(name, p + 12, len - 12)) != 0)
 			return err;
 		return take_request(r, m, p, name);
@@ -145,18 +145,13 @@ rp_next(struct rp_in *r, struct rp_msg *m)
 	}
 }
 
-int
+void
 rp_send_shut(int fd, uint32_t status)
 {
-	struct stream_out o;
 	uint8_t msg[8];
 
-	if (!pipe_is(fd))
-		return 0;
 	put_be16(msg, RP_SHUT);
 	put_be16(msg + 2, 4);
 	put_be32(msg + 4, status);
-	out_init(&o, fd, NULL);
-	out_copy(&o, msg, sizeof msg);
-	return out_flush(&o);
+	pipe_tell(fd, msg, sizeof msg);
 }

@@ -45,7 +45,7 @@ int rp_read(struct rp_in *r);
 int rp_take(struct rp_in *r, void *buf, size_t n);
 /* 1 a message is in *m, 0 none complete yet, SNAP_EDATA a bad one, reported. */
 int rp_next(struct rp_in *r, struct rp_msg *m);
-/* Tell the source that the migration is stored (0) or not.  Does nothing if fd is no pipe. */
-int rp_send_shut(int fd, uint32_t status);
+/* Tell the source, if it still listens, that the migration is stored (0) or not. */
+void rp_send_shut(int fd, uint32_t status);
 
 #endif

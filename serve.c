@@ -26,9 +26,10 @@
  * P4  A page that cannot be read, or is not what was saved, ends the service;
  *     QEMU then pauses the guest.  No page goes out unverified.
  * P5  The ring buffer of a record is given back when the pipe took the record.
- * P6  Tables are read by the owner, who serves nobody meanwhile: at most one leaf of an
- *     image (with what leads to it) at a time for pages that nobody asked for, and of
- *     slots whose pages are on their way at most LOOK.
+ * P6  Tables are read by the owner, who serves nobody meanwhile: for a batch of pages that
+ *     nobody asked for, at most one page leaf of the image (with what leads to it) and, for
+ *     each of its pages, what the next table has of it: a leaf of units, or one in an
+ *     ancestor.  Of slots whose pages are on their way it passes by at most LOOK.
  */
 #include "server.h"
 
@@ -320,7 +321,7 @@ fill_urgent(struct server *p)
 		b = l->idle[--l->nidle];
 		batch_reset(b);
 		page = l->job.next;
-		whole = l->job.end - page == 1;
+		whole = host_bytes(&p->host, host_of(&p->host, page)) == p->ram->page_size;
 		if ((err = batch_add_job(b, &l->job)) != 0)
 			return err;
 		b->since = l->job.since;
@@ -488,8 +489,8 @@ can_push(struct server *p)
 	    p->held == 0;
 }
 
-/* One batch a call, and none while requests wait (P6), unless for the rest of a
- * host page: behind its beginning all others wait (P1).  1: it is being read, or has
+/* One batch a call, and none while requests wait (P6) or a guest is recorded, unless for the
+ * rest of a host page: behind its beginning all others wait (P1).  1: it is being read, or has
  * been; 0: nothing was to do. */
 static int
 fill_push(struct server *p)
@@ -497,15 +498,16 @@ fill_push(struct server *p)
 	struct lane *l = &p->push;
 	struct lane_batch *b;
 	unsigned looked = 0;
+	const int only_rest = p->qlen > 0 || p->held > 0;
 	int r;
 
-	if (!has_room(p) || (p->qlen > 0 && l->job.next == l->job.end) || p->held > 0)
+	if (!has_room(p) || (only_rest && l->job.next == l->job.end))
 		return 0;
 	b = l->idle[--l->nidle];
 	batch_reset(b);
 	do {
 		r = batch_add_job(b, &l->job);
-		if (r == 0 && !batch_is_full(b))
+		if (r == 0 && !batch_is_full(b) && !only_rest)
 			r = is_hot(p) ? push_hot(p, b, &looked) : push_next(p, b, &looked);
 	} while (r == 1 && !batch_is_full(b));
 	if (r < 0)

@@ -480,7 +480,8 @@ read_mapped(struct stream_in *s, const struct ram_block *b)
 		return refuse(s, "mapped-ram: pages have %llu bytes, not %u; see --page-size",
 		    (unsigned long long)get_be64(p + 4), (unsigned)s->f.ram.page_size);
 	if (m->bitmap < s->base + s->pos || m->pages < m->bitmap ||
-	    m->pages - m->bitmap < bytes || m->pages > INT64_MAX - b->len)
+	    m->pages - m->bitmap < bytes || b->len > INT64_MAX ||
+	    m->pages > INT64_MAX - b->len)
 		return refuse(s, "RAM block %s: lies at no possible place", b->id);
 	end = m->pages + b->len;
 	if (lseek(s->fd, (off_t)end, SEEK_SET) < 0)	/* no file here can be so long */

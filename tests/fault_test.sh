@@ -155,6 +155,26 @@ test_save() {
 	content
 }
 
+# Device state full of what looks like the head of a description: some of them are held for, the rest is
+# not. Each that is takes a sync.
+test_save_of_many_descriptions() {
+	mk s
+	python3 - <<-'END'
+		s = open("s", "rb").read()
+		at = s.rindex(b"\6", 0, s.rindex(b'{"'))       # the description
+		at = s.rindex(b"\x7e", 0, at)                   # the footer of the last device
+		head = bytes.fromhex("7e00000001 00 06 00001000 7b22")
+		open("s", "wb").write(s[:at - 8] + head * 100 + s[at - 8:])
+	END
+	SNAP_FAULT=fsync:40:EIO
+	run_on s "$FAULT" save i
+	expect 0 ""
+	rm -f i
+	SNAP_FAULT=fsync:8:EIO
+	run_on s "$FAULT" save i
+	assertEquals "some are held for" 1 "$status"
+}
+
 test_save_without_memory() {
 	prepare_save --block=a:70 --block=b:3
 	for call in malloc calloc realloc posix_memalign; do

@@ -105,7 +105,10 @@ test_page_size_from_the_first_pages() {
 		save i s
 		holds_stream i s --page-size=4096
 	done
-	# Too few of them to tell.
+	# As few as can tell, and too few.
+	mk s --page-size=8192 --block=x:3 --zero=0
+	save i s
+	holds_stream i s --page-size=8192
 	mk s --page-size=8192 --block=x:1 --zero=0
 	run_on s "$SNAP" save j
 	assertEquals 2 "$status"
@@ -575,6 +578,11 @@ asks() {
 }
 
 test_the_source_that_asks_gets_its_answer() {
+	# That nobody listens is nothing to speak of.
+	mk s --kind=ordinary --return-path
+	head -c 300000 s | "$SNAP" save i 2>err | true
+	assertContains "$(cat err)" "cut, failed or cancelled"
+	assertEquals "$(cat err)" 1 "$(grep -c '' err)"
 	mk s --kind=ordinary --return-path
 	asks "shut 0
 exit 0" s "$SNAP" save i

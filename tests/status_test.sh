@@ -465,7 +465,7 @@ test_programs_are_told_of_a_resume() {
 	"$TOOLS/rpclient" --requests=10 --hangup=15000 \
 		--resume="exec '$SNAP' --status-fd=3 --rate=20M --resume load i 3>st" \
 		"$SNAP" --postcopy load i >out 2>err
-	assertEquals "$(cat out err)" 0 $?
+	ended 0 $? "$(cat out err)"
 	phases st "done 0" opening resuming serving ending end
 	python3 - <<-'END'
 		import json
