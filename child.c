@@ -164,3 +164,10 @@ leash_ask(const struct leash *l, char what)
 	leash_tell(l, what);
 	return read_byte(l->go) >= 0;
 }
+
+void
+leash_drop(const struct leash *l)
+{
+	close(l->tell);
+	close(l->go);
+}

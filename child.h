@@ -6,13 +6,14 @@
  * It does what `save` or `load` does, on a leash:
  *
  *	starts --READY--> waits --child_go--> works --DONE--> waits --child_go--> ends
- *			   |		     PAGE, CUT		|
+ *			   |		PAGE, CUT, FAILED	|
  *			   +--child_cancel-----> ends <--------+
  *
  * It tells LEASH_READY when nothing has happened yet, and nothing will if it is cancelled.  `load`
  * tells no more.  `save` tells LEASH_PAGE at the first page: from then on the snapshot's moment is
  * over; LEASH_CUT when the stream ends too early, which is for the other side to report; LEASH_DONE
- * when all is read.  Cancelled then, no image comes of it.
+ * when all is read; cancelled then, no image comes of it.  LEASH_FAILED: none will, whatever is
+ * still read.
  */
 #ifndef CHILD_H
 #define CHILD_H
@@ -23,7 +24,7 @@
 
 struct qmp;
 
-enum { LEASH_READY = 1, LEASH_PAGE = 2, LEASH_CUT = 4, LEASH_DONE = 8 };
+enum { LEASH_READY = 1, LEASH_PAGE = 2, LEASH_CUT = 4, LEASH_DONE = 8, LEASH_FAILED = 16 };
 
 struct leash {
 	int tell, go;		/* descriptors */
@@ -62,5 +63,7 @@ int child_wait(struct child *c, int ms);
 /* For the child: tell, or ask: 1: go on, 0: end, and leave nothing. */
 void leash_tell(const struct leash *l, char what);
 int leash_ask(const struct leash *l, char what);
+/* There is nothing more to tell, and nobody is to wait for the end of the process. */
+void leash_drop(const struct leash *l);
 
 #endif

@@ -182,8 +182,14 @@ hot_may_write(const char *name)
 	uint8_t buf[MAGIC];
 	int fd, ok, err = io_open(name, 0, 0, &fd);
 
-	if (err == ENOENT)
+	if (err == ENOENT) {
+		if ((err = io_open_dir(name, &fd)) != 0)
+			return snap_warn(err, "%s: hot list cannot be written", name);
+		io_close(fd);
 		return 0;
+	}
+	if (err != 0 && err != EINVAL && err != EISDIR)
+		return snap_warn(err, "%s: hot list cannot be written", name);
 	if (err == 0) {
 		ok = io_pread(fd, buf, MAGIC, 0) == 0 && memcmp(buf, magic, MAGIC) == 0;
 		io_close(fd);

@@ -111,6 +111,10 @@ image_create(const char *path, const struct image_options *opt)
 	struct image_writer *w;
 	int err;
 
+	if (*path == '\0') {
+		snap_warnx("the name of the new image is empty");
+		return NULL;
+	}
 	if ((w = calloc(1, sizeof *w)) == NULL ||
 	    (w->path = malloc(strlen(path) + 1)) == NULL) {
 		free(w);

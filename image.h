@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * image.h -- the snapshot file: writing one (image.c, pipeline.c), reading one (reader.c, lookup.c,
- * fetch.c, scan.c, verify.c), finding those it is based on (chain.c).
+ * image.h -- the snapshot file: writing one (image.c, pipeline.c, units.c, index.c, identity.c),
+ * reading one (reader.c, lookup.c, fetch.c, scan.c, verify.c), finding those it is based on
+ * (chain.c).
  *
  * Functions returning int return 0, or SNAP_ESYS or SNAP_EDATA after the
  * reason was printed.  Only the owner thread calls them.

@@ -76,6 +76,7 @@ reject_and_die(int sig)
 static int
 load(const struct options *o, struct status *st)
 {
+	const int precopy = o->percent < 0 && !o->resume;
 	struct image *im = NULL;
 	int err = SNAP_ESYS;
 
@@ -85,9 +86,11 @@ load(const struct options *o, struct status *st)
 	    (err = check_wishes(im, o)) == 0 &&
 	    (err = image_open_ancestors(im)) == 0 &&
 	    (err = image_check_sections(im, NULL)) == 0 &&
-	    (o->leash == NULL || leash_ask(o->leash, LEASH_READY))) {
-		err = o->percent < 0 && !o->resume ?
-		    load_precopy(im, options_threads(o, 1), st) : load_postcopy(im, o, st);
+	    (precopy || (err = postcopy_check(im, o)) == 0) &&
+	    (o->leash == NULL ||
+	    (err = leash_ask(o->leash, LEASH_READY) ? 0 : SNAP_ESYS) == 0)) {
+		err = precopy ? load_precopy(im, options_threads(o, 1), st) :
+		    load_postcopy(im, o, st);
 		image_close(im);
 		return err;
 	}

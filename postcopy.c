@@ -384,19 +384,43 @@ trace(const struct server *p)
 	    (unsigned long long)p->served->latency.most_us, histogram);
 }
 
+/* Where what is recorded goes, to be freed by the caller; NULL: out of memory. */
+static char *
+record_name(const struct image *im, const struct options *o)
+{
+	return *o->record != '\0' ? strdup(o->record) : hot_beside(image_path(im));
+}
+
+int
+postcopy_check(const struct image *im, const struct options *o)
+{
+	struct host_pages h;
+	char *name;
+	int err;
+
+	memset(&h, 0, sizeof h);
+	err = host_init(&h, im, o);
+	host_free(&h);
+	if (err != 0 || o->record == NULL)
+		return err;
+	if ((name = record_name(im, o)) == NULL)
+		return snap_warn(ENOMEM, "postcopy");
+	err = hot_may_write(name);
+	free(name);
+	return err;
+}
+
 int
 load_postcopy(struct image *im, const struct options *o, struct status *st)
 {
 	struct server *p = calloc(1, sizeof *p);
-	char uuid[37], *beside = hot_beside(image_path(im));
-	const char *name = o->record != NULL && *o->record != '\0' ? o->record : beside;
+	char uuid[37], *name = o->record != NULL ? record_name(im, o) : NULL;
 	int r, err;
 
-	if (p == NULL || beside == NULL || (o->record != NULL && hot_may_write(name) != 0)) {
-		if (p == NULL)
-			snap_warn(ENOMEM, "postcopy");
+	if (p == NULL || (o->record != NULL && name == NULL)) {
+		snap_warn(ENOMEM, "postcopy");
 		pipe_reject(STDOUT_FILENO, o->resume);
-		free(beside);
+		free(name);
 		free(p);
 		return SNAP_ESYS;
 	}
@@ -426,7 +450,7 @@ load_postcopy(struct image *im, const struct options *o, struct status *st)
 	}
 	if (o->trace)
 		trace(p);
-	free(beside);
+	free(name);
 	server_free(p);
 	free(p);
 	return err;

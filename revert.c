@@ -94,10 +94,10 @@ look(struct revert *r)
 	if (r->opt->resume && !is_paused(r))
 		return snap_warnx("%s: nothing is to be resumed here: the guest is %s, the "
 		    "migration %s", r->q.path, r->guest, r->migration);
-	if (!r->opt->resume && is_paused(r)) {
-		say_paused(r);
-		return SNAP_ESYS;
-	}
+	if (!r->opt->resume && is_paused(r))	/* by which image, nobody here knows */
+		return snap_warnx("%s: the guest waits for memory: revert --resume brings it, "
+		    "from the very image it was reverted to, with the --uuid= told then",
+		    r->q.path);
 	if (!r->opt->resume && (strcmp(r->guest, "inmigrate") != 0 ||
 	    !migration_is_over(r->migration)))
 		return snap_warnx("%s: this QEMU does not wait for a guest: it is %s; start one "

@@ -56,8 +56,11 @@ give_up(struct save *s, int status)
 	s->to.image = NULL;
 	if (s->in != NULL)
 		stream_quiet(s->in);	/* one message for one cause */
-	if (s->st != NULL && !s->draining)
+	if (s->st != NULL && !s->draining) {
 		status_phase(s->st, "draining", 0);
+		if (s->opt->leash != NULL)
+			leash_tell(s->opt->leash, LEASH_FAILED);
+	}
 	s->draining = s->to.in_tail = 1;	/* and nothing else any more */
 }
 
@@ -78,11 +81,12 @@ on_signal(void *arg)
 	status_answer(s->st);
 }
 
-/* The one answer QEMU listens to, where it asked for one. */
+/* The one answer QEMU listens to, where it asked for one, and is there to hear it. */
 static void
 answer(struct save *s)
 {
-	if (stream_facts(s->in)->wants_shut && !s->answered)
+	if (stream_facts(s->in)->wants_shut && !s->answered &&
+	    (s->opt == NULL || s->opt->leash == NULL))
 		rp_send_shut(STDOUT_FILENO, s->status == 0 ? 0 : 1);
 	s->answered = 1;
 }
@@ -152,7 +156,7 @@ save_stream(struct save *s)
 		status_phase(s->st, "waiting", 0);
 	else
 		give_up(s, s->status);
-	if (!pipe_waits(STDIN_FILENO, FIRST_BYTES_MS) && s->to.image != NULL)
+	if (o->leash == NULL && !pipe_waits(STDIN_FILENO, FIRST_BYTES_MS) && s->to.image != NULL)
 		snap_warnx("save: nothing has come yet; in migrate_incoming the verb is load");
 	check_signal(s);
 	store(s);
@@ -191,7 +195,9 @@ run_save(const struct options *o)
 	status_init(s.st = &st, o, o->file[0]);
 	if ((s.status = store_init(&s.to, o, o->file[0])) == 0)
 		s.status = store_create(&s.to);
-	if (o->leash != NULL && (s.status != 0 || !leash_ask(o->leash, LEASH_READY)))
+	if (o->leash != NULL && s.status == 0 && !leash_ask(o->leash, LEASH_READY))
+		s.status = SNAP_ESYS;
+	if (o->leash != NULL && s.status != 0)
 		;	/* no stream is to come */
 	else if ((s.in = stream_open(STDIN_FILENO, o->page_size)) != NULL)
 		save_stream(&s);
@@ -207,8 +213,12 @@ run_save(const struct options *o)
 	store_free(&s.to);
 	stream_close(s.in);
 	status_end(&st, s.status);
-	if (older != NULL && !guard_goes_on())
-		io_unlink(older);
+	if (older != NULL) {
+		if (o->leash != NULL)
+			leash_drop(o->leash);
+		if (!guard_goes_on())
+			io_unlink(older);
+	}
 	free(older);
 	return s.status;
 }

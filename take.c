@@ -44,7 +44,7 @@
 
 enum {
 	LOOK_MS = 100,
-	BEARS_CANCEL = 8001	/* QEMU 8.1 */
+	BEARS_CANCEL = 8001	/* QEMU 8.1; before, background snapshots hang their guest */
 };
 
 #define UNLIMITED	(UINT64_C(1) << 40)	/* bytes a second */
@@ -92,6 +92,26 @@ look_at_guest(struct take *t)
 	    ": let it run first (cont)" : "");
 }
 
+/* With an ordinary migration these bring what cannot be stored, or wait for an answer.  What does
+ * not go along with a background snapshot, QEMU refuses itself. */
+static int
+refuse_settings(struct take *t)
+{
+	static const char *const names[] = { "postcopy-ram", "return-path", "multifd",
+	    "mapped-ram", "xbzrle", "compress", "pause-before-switchover" };
+	int err, known, on;
+	size_t i;
+
+	for (i = 0; i < sizeof names / sizeof names[0]; i++) {
+		if ((err = qmp_capability(&t->q, names[i], &known, &on)) != 0)
+			return err;
+		if (on)
+			return snap_warnx("%s: this QEMU has %s on: switch it off to save",
+			    t->q.path, names[i]);
+	}
+	return 0;
+}
+
 static int
 look_at_settings(struct take *t)
 {
@@ -106,7 +126,7 @@ look_at_settings(struct take *t)
 	if ((err = qmp_demand(&t->q, "query-migrate-parameters", NULL)) != 0)
 		return err;
 	t->has_bandwidth = qmp_number(&t->q, "return.max-bandwidth", &t->bandwidth);
-	return 0;
+	return t->opt->stop ? refuse_settings(t) : 0;
 }
 
 static int
@@ -242,11 +262,15 @@ the_moment_is_over(struct take *t)
 static int
 follow(struct take *t)
 {
-	int decided = 0, err = 0;
+	const int bears_cancel = t->opt->stop || t->q.version >= BEARS_CANCEL;
+	int cancelled = 0, decided = 0, err = 0;
 
 	while (!t->saver.ended || (t->q.fd >= 0 && !migration_is_over(t->migration))) {
-		if (child_wait(&t->saver, LOOK_MS) && t->q.version >= BEARS_CANCEL)
+		if ((child_wait(&t->saver, LOOK_MS) || (t->saver.said & LEASH_FAILED)) &&
+		    bears_cancel && !cancelled && t->q.fd >= 0) {
+			cancelled = 1;
 			qmp_run(&t->q, -1, "migrate_cancel", NULL);
+		}
 		if ((t->saver.said & LEASH_PAGE) && !t->passed && !t->opt->stop && t->q.fd >= 0 &&
 		    the_moment_is_over(t) != 0)
 			err = SNAP_ESYS;

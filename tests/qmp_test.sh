@@ -303,6 +303,49 @@ test_a_full_disk() {
 	ask "$SNAP" take --image-size=200K q i
 	is 1 "i: image would grow past the --image-size"
 	ends running
+	# What is left of the memory is not waited for, where the guest bears that.
+	for words in "8.1 " "10.0 " "6.0 --stop" "8.0 --stop" "10.0 --stop"; do
+		serve "--version=${words%% *}" --hold=500000
+		ask "$SNAP" take ${words#* } --image-size=200K q i
+		is 1 "i: image would grow past the --image-size"
+		told migrate_cancel
+		ends running
+	done
+	serve --version=8.0
+	ask "$SNAP" take --image-size=200K q i
+	not_told migrate_cancel
+	ends running
+}
+
+# Where it would hang the guest, or bring what cannot be stored, an ordinary migration is not begun.
+test_settings_that_do_not_go_with_stop() {
+	for setting in postcopy-ram return-path pause-before-switchover multifd; do
+		serve --on=$setting --knows=$setting
+		ask "$SNAP" take --stop q i
+		is 1 "q: this QEMU has $setting on: switch it off to save"
+		not_told stop
+		not_told getfd
+	done
+}
+
+# Our own output gets nothing of the stream's.
+test_a_source_that_asks() {
+	mk s --return-path --kind=ordinary
+	serve
+	ask "$SNAP" take --stop q i
+	assertEquals "$(cat err)" 0 "$status"
+	assertEquals "bytes on stdout" 0 "$(size_of out)"
+}
+
+# Programs are not told of an image, or a load, that there is not.
+test_what_status_fd_says_of_what_is_refused() {
+	for verb in take revert; do
+		[ $verb = take ] && serve --refuse=migrate:No || waiting --refuse=migrate-incoming:No
+		image=$([ $verb = take ] && echo i || echo j)
+		ask "$SNAP" --status-fd=2 $verb q $image
+		assertEquals 1 "$status"
+		assertContains "$(tail -n 2 err)" '"outcome": "failed", "exit": 1'
+	done
 }
 
 # interrupted VERSION SIGNAL: a take is, with half of its memory gone.
@@ -628,7 +671,7 @@ test_a_qemu_that_does_not_wait() {
 	is 1 "q: nothing is to be resumed here"
 	waiting --migration=postcopy-paused --status=running
 	ask "$SNAP" revert q j
-	is 1 "q: the guest waits for memory; to go on: revert --resume q j"
+	is 1 "q: the guest waits for memory: revert --resume brings it, from the very image"
 }
 
 # QEMU hears of nothing before the image was looked at.
@@ -649,6 +692,20 @@ test_images_that_are_damaged() {
 	waiting
 	ask "$SNAP" revert q missing
 	is 1 "missing: No such file or directory"
+	# Nor before the options were.
+	echo text >text
+	while IFS='|' read -r option words; do
+		waiting
+		ask "$SNAP" --postcopy $option revert q j
+		is 1 "$words"
+		not_told migrate-incoming
+		ends inmigrate
+	done <<-'END'
+		--record=text|text: is there and is not a hot list: not replaced
+		--record=text/x|text/x: hot list cannot be written: Not a directory
+		--record=none/x|none/x: hot list cannot be written: No such file or directory
+		--host-page-size=nosuch=2M|j: has no block nosuch
+	END
 	waiting
 	ask "$SNAP" revert --uuid=00000000-0000-0000-0000-000000000000 q j
 	is 1 "j: another image"

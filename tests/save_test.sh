@@ -577,6 +577,15 @@ asks() {
 	assertEquals "$*" "$answer" "$(python3 "$TOOLS/source.py" "$@" 2>err)"
 }
 
+test_an_empty_name() {
+	mk s
+	for verb in "save" "import s"; do
+		run_on s "$SNAP" $verb ""
+		expect 1 "qemu-snap: the name of the new image is empty"
+		assertEquals "err out s" "$(echo *)"
+	done
+}
+
 test_the_source_that_asks_gets_its_answer() {
 	# That nobody listens is nothing to speak of.
 	mk s --kind=ordinary --return-path

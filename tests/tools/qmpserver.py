@@ -12,7 +12,7 @@ The machine
   --status=WORD             of the guest: running, paused, inmigrate, ...
   --migration=WORD[:WORDS]  as if there had been one, and why it is so; postcopy-paused, active, ...
   --on=CAPABILITY           repeatable
-  --without=CAPABILITY      which it does not know
+  --without=CAPABILITY, --knows=CAPABILITY   which it does not know; which it knows, too
   --disk=NAME:FORMAT:FILE   repeatable; new files are made by the transaction, also if it is refused
   --encrypted               the disks are
   --stops=N                 so often the guest was stopped when `cont` comes
@@ -110,7 +110,7 @@ class Server:
         return self.migration
 
     def do_query_migrate_capabilities(self, _):
-        return [{'state': c in self.on, 'capability': c} for c in CAPABILITIES
+        return [{'state': c in self.on, 'capability': c} for c in CAPABILITIES + self.args.knows
                 if c != self.args.without]
 
     def do_query_migrate_parameters(self, _):
@@ -364,7 +364,7 @@ def main():
     for name in 'migration', 'without', 'stream', 'fail', 'job-error', 'silent-when':
         add('--' + name)
     add('--ramblock', default='')
-    for name in 'disk', 'on', 'refuse', 'refuse-late', 'close', 'half', 'say':
+    for name in 'disk', 'on', 'knows', 'refuse', 'refuse-late', 'close', 'half', 'say':
         add('--' + name, action='append', default=[])
     for name in 'pieces', 'events', 'wrong-ids', 'paused', 'background', 'encrypted', 'runs-first':
         add('--' + name, action='store_true')
