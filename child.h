@@ -63,7 +63,7 @@ int child_wait(struct child *c, int ms);
 /* For the child: tell, or ask: 1: go on, 0: end, and leave nothing. */
 void leash_tell(const struct leash *l, char what);
 int leash_ask(const struct leash *l, char what);
-/* There is nothing more to tell, and nobody is to wait for the end of the process. */
+/* Nothing more is told: what this process leaves behind when it ends is not waited for. */
 void leash_drop(const struct leash *l);
 
 #endif

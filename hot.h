@@ -33,8 +33,8 @@ uint64_t hot_page(const struct hot_list *l, uint64_t i);
 void hot_set(struct hot_list *l, uint64_t i, uint64_t page);
 /* Add a page; when there is no memory, or the list is long enough, it stays as it is. */
 void hot_add(struct hot_list *l, uint64_t page);
-/* May a list be written to the file name: is there none, or another list?  0, or SNAP_ESYS, with
- * a message. */
+/* May a list be written to the file name: is there another list, or only the directory?  0, or
+ * SNAP_ESYS, with a message.  Whether it can be is another matter. */
 int hot_may_write(const char *name);
 /* Put the list of im at the file name, durably and in one step: whatever happens, either the old
  * list is there or the new one.  0, or SNAP_ESYS, reported. */

@@ -8,8 +8,8 @@
  * devices, and RUN.  From LISTEN on it asks for pages over the return path;
  * meanwhile all stored pages are pushed to it.  Pages that are zero or were
  * never saved are sent only when they, or neighbours of zero ones, are asked
- * for, are in a hot list or share their host page with one that is stored: what
- * QEMU never got reads as zero.
+ * for, or share their host page with one that is stored; zero ones also from a
+ * hot list.  What QEMU never got reads as zero.
  *
  *	PRECOPY --switch_over--> LOADING --PONG--> RUNNING --finish--> ENDING
  *
@@ -384,18 +384,18 @@ trace(const struct server *p)
 	    (unsigned long long)p->served->latency.most_us, histogram);
 }
 
-/* Where what is recorded goes, to be freed by the caller; NULL: out of memory. */
-static char *
-record_name(const struct image *im, const struct options *o)
+/* Where what is recorded goes; beside: the name of the list beside the image. */
+static const char *
+record_name(const struct options *o, const char *beside)
 {
-	return *o->record != '\0' ? strdup(o->record) : hot_beside(image_path(im));
+	return *o->record != '\0' ? o->record : beside;
 }
 
 int
 postcopy_check(const struct image *im, const struct options *o)
 {
 	struct host_pages h;
-	char *name;
+	char *beside;
 	int err;
 
 	memset(&h, 0, sizeof h);
@@ -403,10 +403,10 @@ postcopy_check(const struct image *im, const struct options *o)
 	host_free(&h);
 	if (err != 0 || o->record == NULL)
 		return err;
-	if ((name = record_name(im, o)) == NULL)
-		return snap_warn(ENOMEM, "postcopy");
-	err = hot_may_write(name);
-	free(name);
+	if ((beside = hot_beside(image_path(im))) == NULL)
+		return SNAP_ESYS;
+	err = hot_may_write(record_name(o, beside));
+	free(beside);
 	return err;
 }
 
@@ -414,13 +414,15 @@ int
 load_postcopy(struct image *im, const struct options *o, struct status *st)
 {
 	struct server *p = calloc(1, sizeof *p);
-	char uuid[37], *name = o->record != NULL ? record_name(im, o) : NULL;
+	char uuid[37], *beside = hot_beside(image_path(im));
+	const char *name = o->record != NULL ? record_name(o, beside) : NULL;
 	int r, err;
 
-	if (p == NULL || (o->record != NULL && name == NULL)) {
-		snap_warn(ENOMEM, "postcopy");
+	if (p == NULL || beside == NULL) {
+		if (p == NULL)
+			snap_warn(ENOMEM, "postcopy");
 		pipe_reject(STDOUT_FILENO, o->resume);
-		free(name);
+		free(beside);
 		free(p);
 		return SNAP_ESYS;
 	}
@@ -450,7 +452,7 @@ load_postcopy(struct image *im, const struct options *o, struct status *st)
 	}
 	if (o->trace)
 		trace(p);
-	free(name);
+	free(beside);
 	server_free(p);
 	free(p);
 	return err;

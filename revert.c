@@ -76,12 +76,18 @@ is_paused(const struct revert *r)
 	return strcmp(r->migration, "postcopy-paused") == 0;
 }
 
+/* The image is named if it is the one that the guest came from; whoever resumes has not shown
+ * that. */
 static void
 say_paused(const struct revert *r)
 {
-	snap_warnx("%s: the guest waits for memory; to go on: revert --resume%s%s %s %s%s",
-	    r->q.path, r->uuid[0] != '\0' ? " --uuid=" : "", r->uuid, r->q.path, r->image,
-	    r->loader.status == SNAP_EDATA ? ", but a good copy of it" : "");
+	if (r->uuid[0] == '\0' || (r->opt->resume && !r->opt->have_uuid))
+		snap_warnx("%s: the guest waits for memory: revert --resume brings it, from the "
+		    "very image it was reverted to, with the --uuid= told then", r->q.path);
+	else
+		snap_warnx("%s: the guest waits for memory; to go on: revert --resume --uuid=%s %s "
+		    "%s%s", r->q.path, r->uuid, r->q.path, r->image,
+		    r->loader.status == SNAP_EDATA ? ", but a good copy of it" : "");
 }
 
 static int
@@ -94,10 +100,10 @@ look(struct revert *r)
 	if (r->opt->resume && !is_paused(r))
 		return snap_warnx("%s: nothing is to be resumed here: the guest is %s, the "
 		    "migration %s", r->q.path, r->guest, r->migration);
-	if (!r->opt->resume && is_paused(r))	/* by which image, nobody here knows */
-		return snap_warnx("%s: the guest waits for memory: revert --resume brings it, "
-		    "from the very image it was reverted to, with the --uuid= told then",
-		    r->q.path);
+	if (!r->opt->resume && is_paused(r)) {
+		say_paused(r);
+		return SNAP_ESYS;
+	}
 	if (!r->opt->resume && (strcmp(r->guest, "inmigrate") != 0 ||
 	    !migration_is_over(r->migration)))
 		return snap_warnx("%s: this QEMU does not wait for a guest: it is %s; start one "

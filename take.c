@@ -23,9 +23,10 @@
  * T3  An image comes of it if QEMU says `completed`, nothing failed here and nobody interrupted;
  *     else the disks are given back.
  *
- * Whoever interrupts has the saver give up: it reads on as far as it must, since a QEMU up to 8.0
- * hangs its guest for ever when its reader goes away, or is told to cancel, while RAM is on its
- * way.  Newer ones are told to cancel, too, which is over sooner.
+ * Whoever interrupts has the saver give up, as it does when it fails: it reads on as far as it
+ * must, since a QEMU up to 8.0 hangs its guest for ever when its reader goes away, or is told to
+ * cancel, while the RAM of a background snapshot is on its way.  All others are told to cancel,
+ * too, which is over sooner.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -98,7 +99,7 @@ static int
 refuse_settings(struct take *t)
 {
 	static const char *const names[] = { "postcopy-ram", "return-path", "multifd",
-	    "mapped-ram", "xbzrle", "compress", "pause-before-switchover" };
+	    "mapped-ram", "compress", "pause-before-switchover" };
 	int err, known, on;
 	size_t i;
 

@@ -109,12 +109,16 @@ test_a_recorded_guest_does_not_wait_for_a_huge_page() {
 		while read(0.3):                                # up to RUN
 		    pass
 		os.write(p.stdin.fileno(), struct.pack(">HHI", 2, 4, 0x51534e50))       # the devices are loaded
-		while not read(5):                              # quiet: the push begins
-		    pass
+		begun = 0
+		while begun < 100000:                           # quiet: the push begins
+		    data = read(5)
+		    if not data:
+		        sys.exit("no push")
+		    begun += len(data)
 		os.write(p.stdin.fileno(), struct.pack(">HHQI2s", 3, 14, LAST, HUGE, b"\1a"))
 		since, kept = time.monotonic(), b""
 		while not any(struct.pack(">Q", LAST | flags) in kept for flags in (0x08, 0x28)):
-		    kept = kept[-8:] + read(5)
+		    kept = kept[-8:] + (read(5) or sys.exit("no page"))
 		    if time.monotonic() - since > 0.6:
 		        sys.exit("after %.1f s" % (time.monotonic() - since))
 		p.kill()

@@ -319,7 +319,7 @@ test_a_full_disk() {
 
 # Where it would hang the guest, or bring what cannot be stored, an ordinary migration is not begun.
 test_settings_that_do_not_go_with_stop() {
-	for setting in postcopy-ram return-path pause-before-switchover multifd; do
+	for setting in postcopy-ram return-path pause-before-switchover multifd mapped-ram compress; do
 		serve --on=$setting --knows=$setting
 		ask "$SNAP" take --stop q i
 		is 1 "q: this QEMU has $setting on: switch it off to save"
@@ -332,9 +332,11 @@ test_settings_that_do_not_go_with_stop() {
 test_a_source_that_asks() {
 	mk s --return-path --kind=ordinary
 	serve
-	ask "$SNAP" take --stop q i
-	assertEquals "$(cat err)" 0 "$status"
+	"$SNAP" take --stop q i </dev/null 2>err | cat >out
 	assertEquals "bytes on stdout" 0 "$(size_of out)"
+	assertContains "$(cat err)" "i: the guest stood still for "
+	run "$SNAP" check i
+	assertEquals "$(cat err)" 0 "$status"
 }
 
 # Programs are not told of an image, or a load, that there is not.
@@ -750,6 +752,17 @@ test_a_postcopy_that_is_paused() {
 	assertNotContains "$(cat err)" "QEMU says"
 	assertEquals "$(cat err)" 3 "$(grep -c '' err)"
 	ends running postcopy-ram
+}
+
+# Whoever resumes from another image is not told to do so once more.
+test_a_resume_from_another_image() {
+	mk t --block=other:100
+	save k t
+	waiting --migration=postcopy-paused --status=running --take=4 --paused
+	ask "$SNAP" revert --resume q k
+	assertEquals 1 "$status"
+	assertContains "$(tail -n 1 err)" "q: the guest waits for memory: revert --resume brings it, from the very"
+	assertNotContains "$(tail -n 1 err)" "q k"
 }
 
 # A QEMU 7.2 may hang then; nobody is to wait for it who cannot help it any more.
