@@ -121,6 +121,23 @@ test_ordinary_migration_with_return_path() {
 }
 
 # The guest must live on, whatever is wrong with the command line or the place of the image.
+# What measures it goes with it: once, on small guests.
+test_figures_can_be_measured() {
+	command -v qemu-system-x86_64 >/dev/null || {
+		missing="no qemu-system-x86_64 here"
+		return 0
+	}
+	enter
+	make -s -C "$TOP" bench/peer >err 2>&1 || fail "bench/peer: $(cat err)"
+	TMPDIR=$dir python3 "$TOP/bench/bench" --snap="$SNAP" --mem=64 --runs=1 --plot=plot disk load qemu \
+		>out 2>err
+	ended 0 $? "$(cat err)"
+	# Three of them with mapped-ram, which QEMU 9.0 brought.
+	rows=$(grep -c '^| [a-z].* | 1 |$' out)
+	assertTrue "$rows rows: $(cat out)" "[ $rows -eq 11 ] || [ $rows -eq 14 ]"
+	leave
+}
+
 test_guest_survives_wrong_option() {
 	scenario --mem=64 --fail='--bogus save {dir}/x'
 }

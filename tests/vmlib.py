@@ -463,11 +463,11 @@ def add_common_options(parser, mem, load, timeout):
     add('--timeout', type=float, default=timeout, metavar='SECONDS')
 
 
-def parse_common_options(parser):
+def parse_common_options(parser, words=None):
     # What the scenario of roundtrip asks for, whose options not all programs have.
     parser.set_defaults(kind='background', return_path=False, source_args='', load_qemu=None,
                         huge=None, ignore_shared=False)
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     args.loads = args.load.split(',') if args.load else []
     for load in args.loads:
         if not LOAD.match(load):
