@@ -503,20 +503,28 @@ migration_is_over(const char *state)
 	return 0;
 }
 
-int
-qmp_capability(struct qmp *q, const char *name, int *known, int *on)
+void
+qmp_find_capability(const struct qmp *q, const char *name, int *known, int *on)
 {
 	char path[QMP_PATH], found[64];
 	unsigned i;
-	int err = qmp_demand(q, "query-migrate-capabilities", NULL);
 
 	*known = *on = 0;
-	for (i = 0; err == 0 &&
-	    qmp_string(q, qmp_at(path, i, "capability"), found, sizeof found); i++)
+	for (i = 0; qmp_string(q, qmp_at(path, i, "capability"), found, sizeof found); i++)
 		if (strcmp(found, name) == 0) {
 			*known = 1;
 			*on = qmp_is_true(q, qmp_at(path, i, "state"));
 		}
+}
+
+int
+qmp_capability(struct qmp *q, const char *name, int *known, int *on)
+{
+	int err = qmp_demand(q, "query-migrate-capabilities", NULL);
+
+	*known = *on = 0;
+	if (err == 0)
+		qmp_find_capability(q, name, known, on);
 	return err;
 }
 

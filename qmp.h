@@ -79,8 +79,10 @@ int qmp_migration(struct qmp *q, char state[MIGRATION_STATE]);
 void qmp_say_reason(const struct qmp *q, const char *state);
 /* Is none under way, or waiting to be taken up? */
 int migration_is_over(const char *state);
-/* Does QEMU know a capability, and is it on?  hint: what is added to its refusal. */
+/* Does QEMU know a capability, and is it on?  The other one looks for one more in the same reply.
+ * hint: what is added to its refusal. */
 int qmp_capability(struct qmp *q, const char *name, int *known, int *on);
+void qmp_find_capability(const struct qmp *q, const char *name, int *known, int *on);
 int qmp_set_capability(struct qmp *q, const char *name, int on, const char *hint);
 
 #endif

@@ -94,18 +94,18 @@ look_at_guest(struct take *t)
 }
 
 /* With an ordinary migration these bring what cannot be stored, or wait for an answer.  What does
- * not go along with a background snapshot, QEMU refuses itself. */
+ * not go along with a background snapshot, QEMU refuses itself.  Its capabilities are the last
+ * reply. */
 static int
 refuse_settings(struct take *t)
 {
 	static const char *const names[] = { "postcopy-ram", "return-path", "multifd",
 	    "mapped-ram", "compress", "pause-before-switchover" };
-	int err, known, on;
+	int known, on;
 	size_t i;
 
 	for (i = 0; i < sizeof names / sizeof names[0]; i++) {
-		if ((err = qmp_capability(&t->q, names[i], &known, &on)) != 0)
-			return err;
+		qmp_find_capability(&t->q, names[i], &known, &on);
 		if (on)
 			return snap_warnx("%s: this QEMU has %s on: switch it off to save",
 			    t->q.path, names[i]);
@@ -124,10 +124,12 @@ look_at_settings(struct take *t)
 	if (!t->have_capability && !t->opt->stop)
 		return snap_warnx("%s: this QEMU has no background snapshots, as QEMU 6.0 and "
 		    "later do: see --stop", t->q.path);
+	if (t->opt->stop && (err = refuse_settings(t)) != 0)
+		return err;
 	if ((err = qmp_demand(&t->q, "query-migrate-parameters", NULL)) != 0)
 		return err;
 	t->has_bandwidth = qmp_number(&t->q, "return.max-bandwidth", &t->bandwidth);
-	return t->opt->stop ? refuse_settings(t) : 0;
+	return 0;
 }
 
 static int
