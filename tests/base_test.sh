@@ -293,6 +293,20 @@ test_where_the_base_lies() {
 	holds_stream f/e/i t
 }
 
+# From a directory deep enough, the name of a base that lies above is longer than one can be.
+test_a_base_with_too_long_a_name() {
+	mk s --json=2000
+	save b s
+	deep=$(printf '%1400s' '' | sed 's| |d/|g')
+	mkdir -p "$deep"
+	run "$SNAP" save --base=b "${deep}i" <s
+	expect 1 "qemu-snap: b: its name is too long, or its directory cannot be read"
+	assertEquals "left behind" "" "$(ls -A "$deep")"
+	save "${deep}i" s --base="$(pwd -P)/b"
+	holds_stream "${deep}i" s
+	rm -rf d
+}
+
 test_a_base_that_is_not_there_or_another_one() {
 	mk s --json=2000
 	mk t --json=2000 --change=1:20
