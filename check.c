@@ -14,12 +14,12 @@
 
 /* Every page, in file order.  0, or SNAP_ESYS. */
 static int
-check_stored(struct image *im, unsigned threads, unsigned *faults, struct status *st)
+check_stored(struct image *im, unsigned threads, uint64_t *seen, unsigned *faults,
+    struct status *st)
 {
 	uint32_t size = image_ram(im)->page_size;
 	struct image_scan *scan = scan_new(im, threads, faults);
 	struct image_fetch *f;
-	uint64_t seen = 0;
 	unsigned i;
 	int r;
 
@@ -30,18 +30,11 @@ check_stored(struct image *im, unsigned threads, unsigned *faults, struct status
 				fetch_bad_page(f, i);
 				++*faults;
 			}
-		seen += f->n;
+		*seen += f->n;
 		status_add(st, (uint64_t)f->n * size);
 	}
 	scan_free(scan);
-	if (r != 0)
-		return SNAP_ESYS;
-	if (*faults == 0 && seen != image_with_bytes(im)) {
-		snap_warnx("%s: footer and unit table do not agree on the number of pages",
-		    image_path(im));
-		++*faults;
-	}
-	return 0;
+	return r != 0 ? SNAP_ESYS : 0;
 }
 
 static void
@@ -97,6 +90,7 @@ static int
 check_one(const char *path, const struct options *o, struct status *st)
 {
 	struct image *im;
+	uint64_t seen = 0;
 	unsigned faults = 0;
 	int err;
 
@@ -105,9 +99,14 @@ check_one(const char *path, const struct options *o, struct status *st)
 	if ((err = check_tables(im, !o->quick, &faults, st)) == 0 &&
 	    (err = image_open_ancestors(im)) == 0) {
 		if (!o->quick)
-			err = check_stored(im, options_threads(o, 0), &faults, st);
-		else if (faults == 0)
-			err = image_check_references(im, &faults);
+			err = check_stored(im, options_threads(o, 0), &seen, &faults, st);
+		else
+			err = image_check_references(im, &seen, &faults);
+		if (err == 0 && faults == 0 && seen != image_with_bytes(im)) {
+			snap_warnx("%s: footer and unit table do not agree on the number of pages",
+			    path);
+			faults = 1;
+		}
 	}
 	if (faults > 0) {
 		say_damaged(im, faults);

@@ -174,10 +174,10 @@ int image_check_sections(struct image *im, unsigned *faults);
  * grows by the faults found and printed.  Without pages, nothing of the data is read.  0, or
  * SNAP_ESYS. */
 int image_check_tables(struct image *im, int pages, unsigned *faults);
-/* Verify that the ancestors, which MUST be open, have the pages that the image says lie there, as
- * far as their tables tell: no page is read.  The image's own tables MUST be good.  0 or
- * SNAP_E*. */
-int image_check_references(struct image *im, unsigned *faults);
+/* Verify that page and slot name each other, and that the ancestors, which MUST be open, have the
+ * pages that the image says lie there, as far as tables tell: no page is read.  *seen grows by
+ * the pages of which that is so, *faults by the others.  0, or SNAP_ESYS. */
+int image_check_references(struct image *im, uint64_t *seen, unsigned *faults);
 /* Call fn(arg, len) for each len bytes that are read besides pages; NULL: no more. */
 void image_on_read(struct image *im, void (*fn)(void *arg, size_t len), void *arg);
 

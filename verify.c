@@ -255,26 +255,24 @@ check_pages(struct image *im, unsigned *faults)
 }
 
 int
-image_check_references(struct image *im, unsigned *faults)
+image_check_references(struct image *im, uint64_t *seen, unsigned *faults)
 {
-	uint64_t page = 0, entry;
+	struct image_walk w = { 0, 0 };
+	uint64_t page, entry;
 	struct image *from;
 	struct place at;
-	int st, err;
+	int st;
 
-	if (im->foot.ancestor == 0)
-		return 0;
-	image_keep_few_leaves(im);
-	while ((st = image_next_bytes(im, &page, im->ram.npages, &entry)) != PAGE_ABSENT) {
-		if (st < 0)
+	while (!image_walk_ended(im, &w)) {
+		if (w.slot == im->foot.slots)	/* the rest of the way is the guest's */
+			image_keep_few_leaves(im);
+		if ((st = image_step(im, &w, &page, &entry)) > PAGE_ABSENT &&
+		    (st = fetch_locate(im, page, st, entry, &from, &at)) == 0)
+			++*seen;
+		if (st == SNAP_EDATA)
+			++*faults;
+		else if (st < 0)
 			return st;
-		if (st == PAGE_ANCESTOR) {
-			err = fetch_locate(im, page, st, entry, &from, &at);
-			if (err != 0 && err != SNAP_EDATA)
-				return err;
-			*faults += err != 0;
-		}
-		page++;
 	}
 	return 0;
 }
