@@ -78,9 +78,12 @@ enum {
 
 /* Memory for direct I/O, or NULL; to be freed with free(). */
 void *io_alloc(size_t len);
+/* May a new file get this name by a rename: is nothing there, or a regular file?  0, EEXIST: it is
+ * something else; or why that cannot be told. */
+int io_check_name(const char *path);
 /*
  * Create a temporary file for path beside it, locked; *tmp is its name, to be
- * freed by the caller.  EEXIST: path is there and is not a regular file.
+ * freed by the caller.  Errors: those of io_check_name(), too.
  */
 int io_create_part(const char *path, char **tmp, int *fd);
 /*

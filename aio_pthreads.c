@@ -441,6 +441,16 @@ part_name(char *tmp, size_t size, const char *path, unsigned i)
 }
 
 int
+io_check_name(const char *path)
+{
+	struct stat st;
+
+	if (lstat(path, &st) == 0)
+		return S_ISREG(st.st_mode) ? 0 : EEXIST;
+	return errno == ENOENT ? 0 : errno;
+}
+
+int
 io_create_part(const char *path, char **tmp, int *fd)
 {
 	size_t size = strlen(path) + PART_SUFFIX;
@@ -449,11 +459,8 @@ io_create_part(const char *path, char **tmp, int *fd)
 	int err;
 
 	*tmp = NULL;
-	if (lstat(path, &st) == 0) {
-		if (!S_ISREG(st.st_mode))
-			return EEXIST;
-	} else if (errno != ENOENT)
-		return errno;
+	if ((err = io_check_name(path)) != 0)
+		return err;
 	if ((*tmp = malloc(size)) == NULL)
 		return ENOMEM;
 	for (i = 0; i < PART_TRIES; i++) {

@@ -180,15 +180,17 @@ int
 hot_may_write(const char *name)
 {
 	uint8_t buf[MAGIC];
-	int fd, ok, err = io_open(name, 0, 0, &fd);
+	int fd, ok, err = io_check_name(name);
 
+	if (err == 0)
+		err = io_open(name, 0, 0, &fd);
 	if (err == ENOENT) {
 		if ((err = io_open_dir(name, &fd)) != 0)
 			return snap_warn(err, "%s: hot list cannot be written", name);
 		io_close(fd);
 		return 0;
 	}
-	if (err != 0 && err != EINVAL && err != EISDIR)
+	if (err != 0 && err != EEXIST)
 		return snap_warn(err, "%s: hot list cannot be written", name);
 	if (err == 0) {
 		ok = io_pread(fd, buf, MAGIC, 0) == 0 && memcmp(buf, magic, MAGIC) == 0;
@@ -203,11 +205,13 @@ int
 hot_write(const struct hot_list *l, const char *name, const struct image *im)
 {
 	size_t len = HEAD + (size_t)l->n * PAGE_NUMBER;
-	uint8_t *buf = malloc(len + 4);
 	struct outfile f;
+	uint8_t *buf;
 	int err;
 
-	if (buf == NULL)
+	if ((err = hot_may_write(name)) != 0)	/* much time has gone by */
+		return err;
+	if ((buf = malloc(len + 4)) == NULL)
 		return snap_warn(ENOMEM, "%s: hot list cannot be written", name);
 	memcpy(buf, magic, MAGIC);
 	memcpy(buf + MAGIC, image_footer(im)->uuid, 16);

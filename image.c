@@ -75,15 +75,21 @@ static int
 may_replace(const char *path, uint64_t *len)
 {
 	uint8_t buf[HEADER_MAGIC];
-	int fd, ok, err = io_open(path, 0, 0, &fd);
+	int fd, ok, err = io_check_name(path);
 
-	if (err == EACCES || err == EPERM || err == EIO || err == EMFILE || err == ENFILE ||
-	    err == ENOMEM) {
+	*len = 0;
+	if (err == EEXIST) {
+		snap_warnx("%s: is there and is not a regular file", path);
+		return 0;
+	}
+	if (err == 0)
+		err = io_open(path, 0, 0, &fd);
+	if (err == ENOENT || err == ENOTDIR || err == ENAMETOOLONG)
+		return 1;	/* it cannot be created either, or it can */
+	if (err != 0) {
 		snap_warn(err, "%s: cannot be read, and is not replaced", path);
 		return 0;
 	}
-	if (err != 0)
-		return 1;	/* not there, or not a file: io_create_part() will see */
 	ok = io_size(fd, len) == 0 && (*len == 0 || (*len >= sizeof buf &&
 	    io_pread(fd, buf, sizeof buf, 0) == 0 && header_is_image(buf)));
 	io_close(fd);
@@ -131,12 +137,8 @@ image_create(const char *path, const struct image_options *opt)
 		return NULL;
 	}
 	io_sweep_parts(path, "save", say_stale);
-	err = io_create_part(path, &w->tmp, &w->fd);
-	if (err == EEXIST)
-		snap_warnx("%s: is there and is not a regular file", path);
-	else if (err != 0)
+	if ((err = io_create_part(path, &w->tmp, &w->fd)) != 0) {
 		snap_warn(err, "%s: cannot be created", path);
-	if (err != 0) {
 		w->fd = -1;
 		image_free(w);
 		return NULL;
@@ -331,21 +333,27 @@ image_hold(struct image_writer *w, uint64_t more)
 }
 
 /*
- * The directory could not be synced.  The older image takes its name back, unless
- * yet another one is there by now.
+ * The directory could not be synced.  Unless yet another image is there by now, the older one takes
+ * its name back; one whose guest goes on with its disks as if nothing had been (see take.c) goes.
  */
 static int
 give_name_back(struct image_writer *w, int err)
 {
 	const char *what = "is in place, but its name may be lost with the power";
+	const struct section *disks = footer_section(&w->foot, SEC_DISKS);
 
-	if (w->older != NULL && io_is(w->path, w->fd)) {
+	if (!io_is(w->path, w->fd))
+		return writer_fail_sys(w, err, what);
+	if (w->older != NULL) {
 		if (io_rename(w->older, w->path) == 0)
 			what = "its name cannot be made durable; the older image stays";
 		else
 			snap_warnx("%s: is the older image now", w->older);
 		free(w->older);
 		w->older = NULL;
+	} else if (disks != NULL && disks->len > 0) {
+		io_unlink(w->path);
+		what = "its name cannot be made durable; it is removed";
 	}
 	return writer_fail_sys(w, err, what);
 }
@@ -353,8 +361,12 @@ give_name_back(struct image_writer *w, int err)
 static int
 take_name(struct image_writer *w)
 {
-	int err = w->opt.unsafe ? 0 : io_keep(w->path, &w->older, &w->older_fd);
+	int err;
 
+	/* Much time has gone by. */
+	if (!may_replace(w->path, &w->older_size))
+		return writer_fail(w, SNAP_ESYS);
+	err = w->opt.unsafe ? 0 : io_keep(w->path, &w->older, &w->older_fd);
 	/* A file system that knows no second names is no reason to fail. */
 	if (err != ENOMEM)
 		err = io_rename(w->tmp, w->path);

@@ -138,6 +138,10 @@ test_where_the_list_goes() {
 	assertContains "$(cat err)" "qemu-snap: i.hot: is there and is not a hot list: not replaced"
 	assertEquals precious "$(cat i.hot)"
 	rm i.hot
+	ln -s elsewhere i.hot
+	run "$SNAP" --postcopy --record load i
+	expect 1 "qemu-snap: i.hot: is there and is not a hot list: not replaced"
+	rm i.hot
 	run "$SNAP" --postcopy --record=no/x load i
 	expect 1 "qemu-snap: no/x: hot list cannot be written: No such file or directory"
 	mkdir d
@@ -146,6 +150,11 @@ test_where_the_list_goes() {
 	ended 0 $? "$(cat out err)"
 	assertContains "$(cat err)" "qemu-snap: d/x: hot list cannot be written"
 	assertContains "$(cat out)" "pages 300 "
+	"$TOOLS/rpclient" --requests=9 --expect-exit=1 \
+		sh -c '(sleep 0.5; echo precious >x) & exec "$0" --postcopy --record=x load i' "$SNAP" >out 2>err
+	ended 0 $? "$(cat out err)"
+	assertContains "$(cat err)" "qemu-snap: x: is there and is not a hot list: not replaced"
+	assertEquals precious "$(cat x)"
 	# Killed: the old list stays, and what is left is swept by the next load.
 	hotlist make i.hot i 1 2 3
 	cp i.hot before

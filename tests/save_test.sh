@@ -394,6 +394,52 @@ test_limit_of_size() {
 	assertEquals "err good i out s" "$(echo *)"
 }
 
+# Nor is what gets the image's name while it is made.
+test_what_appears_meanwhile_is_not_replaced() {
+	mk s
+	mkfifo come
+	while IFS='|' read -r what make; do
+		(
+			dd bs=1000 count=1 2>/dev/null
+			wait_for 10 ls i.part.* >/dev/null 2>&1
+			eval "$make"
+			cat
+		) <s >come &
+		run_on come "$SNAP" save i
+		expect 1 "qemu-snap: i: is there and is not a $what"
+		wait
+		assertEquals "$make" "come err i out s" "$(echo *)"
+		assertFalse "$make: an image" "'$SNAP' check i"
+		rm i
+	done <<-'END'
+		qemu-snap image: not replaced|echo precious >i
+		regular file|ln -s nowhere i
+		regular file|mkfifo i
+	END
+}
+
+# A file that cannot be read may be anything: here somebody holds a lease on it.
+test_what_cannot_be_read_is_not_replaced() {
+	mk s
+	echo precious >i
+	python3 - "$SNAP" <<-'END'
+		import fcntl, signal, subprocess, sys
+		signal.signal(signal.SIGIO, signal.SIG_IGN)
+		with open("i", "r+b") as f:
+		    try:
+		        fcntl.fcntl(f, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+		    except (AttributeError, OSError):
+		        sys.exit(77)
+		    with open("s") as s, open("err", "w") as err:
+		        sys.exit(subprocess.call([sys.argv[1], "save", "i"], stdin=s, stderr=err))
+	END
+	status=$?
+	[ $status -ne 77 ] || skip "no leases on files here" || return 0
+	assertEquals "$(cat err)" 1 $status
+	assertContains "$(cat err)" "qemu-snap: i: cannot be read, and is not replaced: "
+	assertEquals precious "$(cat i)"
+}
+
 test_what_is_no_file_is_refused() {
 	mk s
 	mkdir d
