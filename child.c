@@ -25,8 +25,10 @@ note_end(struct child *c)
 	c->ended = 1;
 	c->status = SNAP_ESYS;
 	while (waitpid(c->pid, &status, 0) < 0)
-		if (errno != EINTR)
+		if (errno != EINTR) {
+			snap_warn(errno, "process %ld: how it ended is not known", (long)c->pid);
 			return;
+		}
 	if (WIFEXITED(status))
 		c->status = -WEXITSTATUS(status);
 	else if (check_signals(c->name) == 0)

@@ -39,6 +39,7 @@
 
 enum {
 	GREETING_MS = 5000,
+	TRY_MS = 50,
 	REPLY_MS = 10000,	/* QEMU may have other things to do first */
 	STEP = 64 << 10,
 	WORDS = 512		/* of a command, without its arguments */
@@ -383,6 +384,25 @@ qmp_hand(struct qmp *q, int fd, const char *command, const char *arguments, cons
 	return r;
 }
 
+static const char silent[] = "no greeting: somebody else has this monitor, or it is no QMP socket";
+
+/* QEMU listens for one more than it serves.  Who is one too many would wait for ever on Linux. */
+static int
+connect_in_time(int fd, const struct sockaddr *a, socklen_t len)
+{
+	int64_t end = now_ns() + (int64_t)GREETING_MS * 1000000;
+	int flags = fcntl(fd, F_GETFL);
+
+	if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
+		return -1;
+	while (connect(fd, a, len) < 0) {
+		if (errno != EAGAIN || got_signal() != 0 || now_ns() > end)
+			return -1;
+		poll(NULL, 0, TRY_MS);
+	}
+	return fcntl(fd, F_SETFL, flags);
+}
+
 static int
 connect_to(struct qmp *q, const char *path)
 {
@@ -398,8 +418,10 @@ connect_to(struct qmp *q, const char *path)
 		return snap_warnx("%s: not a socket; QEMU's comes first, then the image", path);
 	if ((q->fd = socket(AF_UNIX, SOCK_STREAM, 0)) < 0 ||
 	    fcntl(q->fd, F_SETFD, FD_CLOEXEC) < 0 ||
-	    connect(q->fd, (struct sockaddr *)&a, sizeof a) < 0) {
-		if (errno == ECONNREFUSED)
+	    connect_in_time(q->fd, (struct sockaddr *)&a, sizeof a) < 0) {
+		if (errno == EAGAIN)
+			snap_warnx("%s: %s", path, got_signal() != 0 ? "given up" : silent);
+		else if (errno == ECONNREFUSED)
 			snap_warnx("%s: no QEMU listens there any more", path);
 		else
 			snap_warn(errno, "%s", path);
@@ -418,8 +440,7 @@ greet(struct qmp *q)
 	if ((r = await_line(q, GREETING_MS)) < 0)
 		return r;
 	if (r == 0)
-		return gone(q, got_signal() != 0 ? "given up" :
-		    "no greeting: somebody else has this monitor, or it is no QMP socket");
+		return gone(q, got_signal() != 0 ? "given up" : silent);
 	if (q->len >= 5 && memcmp(q->buf, "QEMU ", 5) == 0)
 		return gone(q, "a monitor for people (HMP): a QMP socket is needed, see -qmp "
 		    "unix:...");

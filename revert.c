@@ -17,7 +17,8 @@
  *
  * R1  Until begin() nothing is changed.
  * R2  The capability is switched off again when the migration is over, not when it can be resumed.
- * R3  A guest that was stopped for its disks is so in the image, and is let run once.
+ * R3  A guest that was stopped for its disks is so in the image, and is let run once, unless it is
+ *     there for postcopy, which starts it whatever it was.
  */
 #include <sys/socket.h>
 
@@ -218,7 +219,7 @@ look_at_image(struct revert *r)
 		err = check_disks(r, &d);
 	if (err == 0 && r->postcopy)
 		err = find_huge_pages(r, image_ram(im));
-	r->ran = d.ran;
+	r->ran = d.ran && !r->postcopy;
 	disks_free(&d);
 	image_close(im);
 	return err;

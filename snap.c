@@ -139,25 +139,34 @@ have_std_files(void)
 			open("/dev/null", fd == STDOUT_FILENO ? O_RDONLY : O_WRONLY);
 }
 
+static void
+set_signal(int sig, void (*what)(int))
+{
+	struct sigaction sa;
+
+	memset(&sa, 0, sizeof sa);
+	sa.sa_handler = what;
+	sigemptyset(&sa.sa_mask);
+	sigaction(sig, &sa, NULL);
+}
+
 /*
- * QEMU starts its commands with signals blocked (7.2 and later).  A closed pipe
- * and a file too large are errors like others here.  A message to a terminal in whose
- * background QEMU runs must not stop us (stty tostop): its guest would stand still.
+ * QEMU starts its commands with signals blocked (7.2 and later), and daemons start theirs with
+ * SIGCHLD ignored: then nobody learns how a child ended.  A closed pipe and a file too large are
+ * errors like others here.  A message to a terminal in whose background QEMU runs, or we do who
+ * hold its guest, must not stop us (stty tostop): the guest would stand still.
  */
 static void
 set_signals(void)
 {
-	struct sigaction sa;
 	sigset_t none;
 
 	status_catch_signals();
-	memset(&sa, 0, sizeof sa);
-	sa.sa_handler = SIG_IGN;
-	sigemptyset(&sa.sa_mask);
-	sigaction(SIGPIPE, &sa, NULL);
-	sigaction(SIGXFSZ, &sa, NULL);
+	set_signal(SIGCHLD, SIG_DFL);
+	set_signal(SIGPIPE, SIG_IGN);
+	set_signal(SIGXFSZ, SIG_IGN);
 	if (!isatty(STDIN_FILENO))
-		sigaction(SIGTTOU, &sa, NULL);
+		set_signal(SIGTTOU, SIG_IGN);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 }
@@ -223,6 +232,8 @@ main(int argc, char **argv)
 			part_in_peace(&o);
 		return -err;
 	}
+	if (o.verb == VERB_TAKE || o.verb == VERB_REVERT)
+		set_signal(SIGTTOU, SIG_IGN);
 	err = run[o.verb](&o);
 	if (err == SNAP_EBUG)
 		snap_warnx("a check on ourselves failed: this is a bug");

@@ -192,6 +192,25 @@ let_run(struct take *t)
 	return err;
 }
 
+/* A guest that ran is to run again; if nothing failed, and we did not stop it, somebody else did.
+ * With that, its disks can be written to, which the undo needs: for it, one that was paused has
+ * to run, too, when it has migrated, just as long as it takes to say stop. */
+static int
+wake_guest(struct take *t, int failed)
+{
+	char state[GUEST_STATE];
+	int err, runs;
+
+	if (t->was_running ? t->stopped == 0 && !failed : !failed || t->drives.disks.n == 0)
+		return 0;
+	if ((err = qmp_guest(&t->q, state, &runs)) != 0 || runs ||
+	    (!t->was_running && strcmp(state, "postmigrate") != 0))
+		return err;
+	if ((err = let_run(t)) == 0 && !t->was_running)
+		err = qmp_demand(&t->q, "stop", NULL);
+	return err;
+}
+
 /* As it was before: whether the guest runs, the disks if nothing came of it, capability and
  * limit. */
 static int
@@ -200,11 +219,8 @@ put_back(struct take *t, int failed)
 	char state[GUEST_STATE];
 	int err = 0, e, runs;
 
-	/* A guest that runs has disks that can be written to, which the undo needs.  If nothing
-	 * failed, and we did not stop it, somebody else did. */
-	if (t->q.fd >= 0 && t->changed && t->was_running && (t->stopped != 0 || failed) &&
-	    (err = qmp_guest(&t->q, state, &runs)) == 0 && !runs)
-		err = let_run(t);
+	if (t->q.fd >= 0 && t->changed)
+		err = wake_guest(t, failed);
 	if (failed && (e = drives_undo(&t->drives, &t->q)) != 0)
 		err = e;
 	if (t->q.fd < 0 || !t->changed)

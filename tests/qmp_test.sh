@@ -200,6 +200,39 @@ test_a_socket_that_somebody_else_has() {
 	is 1 "q: given up"
 }
 
+# Nor does it keep more than one waiting; the next one's connect() would take for ever.
+test_a_socket_with_too_many_before() {
+	python3 -c 'import signal, socket
+s = [socket.socket(socket.AF_UNIX) for _ in range(9)]
+s[0].bind("q")
+s[0].listen(0)
+for c in s[1:]:
+    c.setblocking(False)
+    try:
+        c.connect("q")
+    except OSError:
+        break
+print(flush=True)
+signal.pause()' >ready &
+	server=$!
+	wait_for 20 test -s ready
+	for verb in take revert; do
+		run "$SNAP" $verb q i
+		case $(uname) in	# elsewhere it is refused
+		Linux) expect 1 "qemu-snap: q: no greeting: somebody else has this monitor, or it is no QMP socket" ;;
+		*) assertEquals 1 "$status" ;;
+		esac
+	done
+	start "$SNAP" status q
+	wait_for 20 has_socket || fail "no socket"
+	kill -s INT "$asked"
+	wait "$asked"
+	ended 130 $? "$(cat err)"
+	kill "$server"
+	wait "$server" 2>/dev/null
+	server=
+}
+
 has_socket() {
 	find "/proc/$asked/fd" -lname 'socket:*' | grep -q .
 }
@@ -395,6 +428,27 @@ test_a_saver_that_is_killed() {
 	ends running
 }
 
+# Daemons start their helpers with SIGCHLD ignored.
+test_a_parent_that_forgets_its_children() {
+	serve
+	start python3 -c 'import os, signal, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+os.execv(sys.argv[1], sys.argv[1:])' "$SNAP" take q i
+	finish
+	taken
+	ends running
+}
+
+# In the background of a terminal that stops whoever writes (stty tostop), the guest would stand still.
+test_no_message_stops_a_take() {
+	serve
+	ask python3 "$TOOLS/tostop.py" --stdin "$SNAP" --trace take q i
+	ended 0 "$status" "$(cat out err)"
+	run "$SNAP" check i
+	expect 0 ""
+	ends running
+}
+
 # The number that a shell knows is that of the process that talks to QEMU.
 test_how_far_it_is() {
 	interrupted 8.1 USR1
@@ -409,6 +463,7 @@ test_interrupted_at_any_moment() {
 	for after in 0.2 0.4 0.6 0.8 1; do
 		serve --pieces
 		start "$SNAP" take q i
+		wait_for 20 has_socket
 		sleep $after
 		kill -s INT "$asked"
 		finish
@@ -579,6 +634,39 @@ test_disks_that_cannot_be_given_back() {
 		assertTrue "the files" "[ -e i.sys.qcow2 ] && [ -e i.data.qcow2 ]"
 		ends running
 	done
+}
+
+# The disks are given back when the image's name is not durable: then it must not be there, as they go
+# on as if it had never been.
+test_no_image_stays_without_its_disks() {
+	for n in 1 2 3 4 5 6 7 8 9; do
+		rm -f i.*
+		with_disks
+		export SNAP_FAULT=fsync:$n:EIO SNAP_FAULT_CHILD=1
+		ask "$TOOLS/qemu-snap-fault" take --disks q i
+		unset SNAP_FAULT SNAP_FAULT_CHILD
+		[ "$status" -ne 0 ] || break
+		assertEquals "fsync $n: $(cat err)" 1 "$status"
+		assertFalse "fsync $n: an image" "[ -e i ]"
+		told "${COMMITS}1\""
+		ends running
+		mv err last
+	done
+	assertEquals "an end" 0 "$status"
+	assertContains "$(cat last)" "qemu-snap: i: its name cannot be made durable; it is removed: "
+}
+
+# When a guest that is paused has migrated, it must run for a moment: its disks cannot be written to.
+test_disks_of_a_paused_guest_are_given_back() {
+	with_disks --status=paused
+	export SNAP_FAULT=rename:1:EIO SNAP_FAULT_CHILD=1
+	ask "$TOOLS/qemu-snap-fault" take --stop --disks q i
+	unset SNAP_FAULT SNAP_FAULT_CHILD
+	is 1 "qemu-snap: i: cannot take its name, whatever QEMU says: "
+	assertEquals "migrate cont stop block-commit block-commit" \
+		"$(sed -n 's/^\(migrate\|cont\|stop\|block-commit\)\( .*\)*$/\1/p' log | tr '\n' ' ' |
+		sed 's/ $//')"
+	ends paused
 }
 
 # Whether it runs or not, the guest stays so.

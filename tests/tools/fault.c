@@ -14,6 +14,8 @@
  * half of the bytes are moved, which is for pread and pwrite; "flip": a bit of what
  * pread brings is turned; or "delay:US".
  *
+ * They are for the process itself, or, with SNAP_FAULT_CHILD, for each that it forks.
+ *
  * SNAP_FAULT_COUNT names a file that is written at exit: a line "fired N", the
  * number of rules applied, delays aside, "syncs N", one for each call, "exit N",
  * the exit status, and for each fsync "fsynced N", the number of pwrites before it.
@@ -492,7 +494,7 @@ init(void)
 	const char *env = getenv("SNAP_FAULT");
 	char *text, *p;
 
-	owner = getpid();
+	owner = getenv("SNAP_FAULT_CHILD") == NULL ? getpid() : 0;
 	if (env == NULL || *env == '\0')
 		return;
 	p = text = copy(env);
@@ -721,7 +723,11 @@ fault_pthread_create(pthread_t *t, const pthread_attr_t *attr, void *(*fn)(void 
 pid_t
 fault_fork(void)
 {
-	return meet_errno(FORK, NULL) != 0 ? -1 : fork();
+	pid_t pid = meet_errno(FORK, NULL) != 0 ? -1 : fork();
+
+	if (pid == 0 && getenv("SNAP_FAULT_CHILD") != NULL)
+		owner = getpid();
+	return pid;
 }
 
 int

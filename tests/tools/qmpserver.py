@@ -160,6 +160,8 @@ class Server:
     def do_block_commit(self, a):
         if a['base-node'] != self.below[a['device']][0] or a.get('auto-dismiss') is not False:
             raise Refused('not so')
+        if self.status == 'postmigrate':
+            raise Refused('Block node is read-only')
         self.job = {'id': a['job-id'], 'type': 'commit', 'status': 'running'}
         return {}
 
@@ -241,6 +243,8 @@ class Server:
             return
         if self.args.background:
             self.status = 'running'
+        elif 'background-snapshot' not in self.on:
+            self.status = 'postmigrate'
         self.ended('completed')
 
     @staticmethod
