@@ -6,14 +6,14 @@
  * It does what `save` or `load` does, on a leash:
  *
  *	starts --READY--> waits --child_go--> works --DONE--> waits --child_go--> ends
- *			   |		PAGE, CUT, FAILED	|
+ *			   |		PAGE, CUT, FAILED	|    NAMED
  *			   +--child_cancel-----> ends <--------+
  *
  * It tells LEASH_READY when nothing has happened yet, and nothing will if it is cancelled.  `load`
  * tells no more.  `save` tells LEASH_PAGE at the first page: from then on the snapshot's moment is
  * over; LEASH_CUT when the stream ends too early, which is for the other side to report; LEASH_DONE
  * when all is read; cancelled then, no image comes of it.  LEASH_FAILED: none will, whatever is
- * still read.
+ * still read; LEASH_NAMED: one is there, also if the sync of its directory then failed.
  */
 #ifndef CHILD_H
 #define CHILD_H
@@ -24,7 +24,10 @@
 
 struct qmp;
 
-enum { LEASH_READY = 1, LEASH_PAGE = 2, LEASH_CUT = 4, LEASH_DONE = 8, LEASH_FAILED = 16 };
+enum {
+	LEASH_READY = 1, LEASH_PAGE = 2, LEASH_CUT = 4, LEASH_DONE = 8, LEASH_FAILED = 16,
+	LEASH_NAMED = 32
+};
 
 struct leash {
 	int tell, go;		/* descriptors */

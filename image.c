@@ -85,7 +85,7 @@ may_replace(const char *path, uint64_t *len)
 	if (err == 0)
 		err = io_open(path, 0, 0, &fd);
 	if (err == ENOENT || err == ENOTDIR || err == ENAMETOOLONG)
-		return 1;	/* it cannot be created either, or it can */
+		return 1;	/* nothing is there; io_create_part() tells why it cannot be */
 	if (err != 0) {
 		snap_warn(err, "%s: cannot be read, and is not replaced", path);
 		return 0;
@@ -333,27 +333,23 @@ image_hold(struct image_writer *w, uint64_t more)
 }
 
 /*
- * The directory could not be synced.  Unless yet another image is there by now, the older one takes
- * its name back; one whose guest goes on with its disks as if nothing had been (see take.c) goes.
+ * The directory could not be synced.  The older image takes its name back, unless
+ * yet another one is there by now.
  */
 static int
 give_name_back(struct image_writer *w, int err)
 {
 	const char *what = "is in place, but its name may be lost with the power";
-	const struct section *disks = footer_section(&w->foot, SEC_DISKS);
 
-	if (!io_is(w->path, w->fd))
-		return writer_fail_sys(w, err, what);
-	if (w->older != NULL) {
-		if (io_rename(w->older, w->path) == 0)
+	w->named = io_is(w->path, w->fd);
+	if (w->older != NULL && w->named) {
+		if (io_rename(w->older, w->path) == 0) {
 			what = "its name cannot be made durable; the older image stays";
-		else
+			w->named = 0;
+		} else
 			snap_warnx("%s: is the older image now", w->older);
 		free(w->older);
 		w->older = NULL;
-	} else if (disks != NULL && disks->len > 0) {
-		io_unlink(w->path);
-		what = "its name cannot be made durable; it is removed";
 	}
 	return writer_fail_sys(w, err, what);
 }
@@ -372,6 +368,7 @@ take_name(struct image_writer *w)
 		err = io_rename(w->tmp, w->path);
 	if (err != 0)
 		return writer_fail_sys(w, err, "cannot take its name, whatever QEMU says");
+	w->named = 1;
 	free(w->tmp);
 	w->tmp = NULL;
 	if (!w->opt.unsafe && (err = io_sync_dir(w->dir_fd)) != 0)
@@ -400,6 +397,12 @@ image_commit(struct image_writer *w, uint64_t split)
 	if (sync_file(w) != 0)
 		return w->failed;
 	return take_name(w);
+}
+
+int
+image_is_named(const struct image_writer *w)
+{
+	return w->named;
 }
 
 char *

@@ -78,6 +78,8 @@ int image_hold(struct image_writer *w, uint64_t more);
  * tail before its end-of-file byte.
  */
 int image_commit(struct image_writer *w, uint64_t split);
+/* Is the image there under its name?  So it is, too, when only that cannot be made durable. */
+int image_is_named(const struct image_writer *w);
 /*
  * After a commit: a second name of the older image, if that is so large that
  * removing it may take a second; the caller removes and frees it.  Else NULL, and

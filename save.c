@@ -165,6 +165,8 @@ save_stream(struct save *s)
 	if (s->to.image != NULL) {
 		status_phase(s->st, "commit", 0);
 		s->status = store_commit(&s->to, stream_facts(s->in)->split);
+		if (o->leash != NULL && image_is_named(s->to.image))
+			leash_tell(o->leash, LEASH_NAMED);
 	}
 	/* From here on it is too late to give up. */
 	pipe_on_signal(status_on_signal, s->st);

@@ -17,11 +17,11 @@
  *	put_back	from wherever it failed, too
  *
  * T1  Until begin() nothing is changed.  What set() changed is put back however it ends, and so is
- *     whether the guest runs.
+ *     whether the guest runs; but see wake_guest().
  * T2  The disks are those of the moment at which the memory is: the guest stands still from before
  *     they are snapshotted until its memory is write-protected, which the first page tells.
- * T3  An image comes of it if QEMU says `completed`, nothing failed here and nobody interrupted;
- *     else the disks are given back.
+ * T3  An image comes of it if QEMU says `completed`, nothing failed here and nobody interrupted.
+ *     The disks are given back if there is no image, and only then.
  *
  * Whoever interrupts has the saver give up, as it does when it fails: it reads on as far as it
  * must, since a QEMU up to 8.0 hangs its guest for ever when its reader goes away, or is told to
@@ -192,16 +192,16 @@ let_run(struct take *t)
 	return err;
 }
 
-/* A guest that ran is to run again; if nothing failed, and we did not stop it, somebody else did.
- * With that, its disks can be written to, which the undo needs: for it, one that was paused has
- * to run, too, when it has migrated, just as long as it takes to say stop. */
+/* A guest that ran is to run again; if there is an image, and we did not stop it, somebody else
+ * did.  Then its disks can be written to, too, which the undo needs: for that alone, one that was
+ * paused and has migrated runs for a moment. */
 static int
-wake_guest(struct take *t, int failed)
+wake_guest(struct take *t, int none)
 {
 	char state[GUEST_STATE];
 	int err, runs;
 
-	if (t->was_running ? t->stopped == 0 && !failed : !failed || t->drives.disks.n == 0)
+	if (t->was_running ? t->stopped == 0 && !none : !none || t->drives.disks.n == 0)
 		return 0;
 	if ((err = qmp_guest(&t->q, state, &runs)) != 0 || runs ||
 	    (!t->was_running && strcmp(state, "postmigrate") != 0))
@@ -211,17 +211,17 @@ wake_guest(struct take *t, int failed)
 	return err;
 }
 
-/* As it was before: whether the guest runs, the disks if nothing came of it, capability and
+/* As it was before: whether the guest runs, the disks if there is no image, capability and
  * limit. */
 static int
-put_back(struct take *t, int failed)
+put_back(struct take *t, int none)
 {
 	char state[GUEST_STATE];
 	int err = 0, e, runs;
 
 	if (t->q.fd >= 0 && t->changed)
-		err = wake_guest(t, failed);
-	if (failed && (e = drives_undo(&t->drives, &t->q)) != 0)
+		err = wake_guest(t, none);
+	if (none && (e = drives_undo(&t->drives, &t->q)) != 0)
 		err = e;
 	if (t->q.fd < 0 || !t->changed)
 		return err;
@@ -375,7 +375,7 @@ int
 run_take(const struct options *o)
 {
 	struct take t;
-	int err, e;
+	int err, e, none;
 
 	memset(&t, 0, sizeof t);
 	t.opt = o;
@@ -383,7 +383,8 @@ run_take(const struct options *o)
 	t.saver.name = t.image = o->file[1];
 	note_signals();
 	if ((err = qmp_open(&t.q, o->file[0])) == 0 && (err = take(&t)) != 1) {
-		if ((e = put_back(&t, err != 0)) != 0 && err == 0)
+		none = err != 0 && !(t.saver.said & LEASH_NAMED);
+		if ((e = put_back(&t, none)) != 0 && err == 0)
 			err = e;
 		if (err == 0 && t.pause > 0)
 			snap_warnx("%s: the guest stood still for %lld ms", t.image,

@@ -264,7 +264,7 @@ image_check_references(struct image *im, uint64_t *seen, unsigned *faults)
 	int st;
 
 	while (!image_walk_ended(im, &w)) {
-		if (w.slot == im->foot.slots)	/* the rest of the way is the guest's */
+		if (w.slot == im->foot.slots)	/* in the guest's order from here on */
 			image_keep_few_leaves(im);
 		if ((st = image_step(im, &w, &page, &entry)) > PAGE_ABSENT &&
 		    (st = fetch_locate(im, page, st, entry, &from, &at)) == 0)

@@ -76,6 +76,7 @@ struct image_writer {
 	struct ancestor *anc;
 	unsigned nanc;
 	int fd, data_fd;	/* the same file; data_fd may be for direct I/O */
+	int named;		/* the image is there under its name */
 	int failed;		/* the error that was returned first */
 	struct image_header head;
 	struct image_footer foot;

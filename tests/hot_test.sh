@@ -151,8 +151,10 @@ test_where_the_list_goes() {
 	assertContains "$(cat err)" "qemu-snap: d/x: hot list cannot be written"
 	assertContains "$(cat out)" "pages 300 "
 	"$TOOLS/rpclient" --requests=9 --expect-exit=1 \
-		sh -c '(sleep 0.5; echo precious >x) & exec "$0" --postcopy --record=x load i' "$SNAP" >out 2>err
+		sh -c '(until grep -q served err; do sleep 0.02; done; echo precious >x) &
+		exec "$0" --postcopy --record=x load i' "$SNAP" >out 2>err
 	ended 0 $? "$(cat out err)"
+	assertContains "$(cat out)" "requests 9"
 	assertContains "$(cat err)" "qemu-snap: x: is there and is not a hot list: not replaced"
 	assertEquals precious "$(cat x)"
 	# Killed: the old list stays, and what is left is swept by the next load.

@@ -5,6 +5,8 @@
 
 . "$(dirname "$0")/lib.sh"
 
+FAULT=${FAULT:-$TOOLS/qemu-snap-fault}
+
 setUp() {
 	enter
 	mk s
@@ -223,11 +225,13 @@ signal.pause()' >ready &
 		*) assertEquals 1 "$status" ;;
 		esac
 	done
-	start "$SNAP" status q
-	wait_for 20 has_socket || fail "no socket"
-	kill -s INT "$asked"
-	wait "$asked"
-	ended 130 $? "$(cat err)"
+	if [ "$(uname)" = Linux ]; then
+		start "$SNAP" status q
+		wait_for 20 has_socket || fail "no socket"
+		kill -s INT "$asked"
+		wait "$asked"
+		ended 130 $? "$(cat err)"
+	fi
 	kill "$server"
 	wait "$server" 2>/dev/null
 	server=
@@ -636,35 +640,49 @@ test_disks_that_cannot_be_given_back() {
 	done
 }
 
-# The disks are given back when the image's name is not durable: then it must not be there, as they go
-# on as if it had never been.
-test_no_image_stays_without_its_disks() {
-	for n in 1 2 3 4 5 6 7 8 9; do
-		rm -f i.*
-		with_disks
-		export SNAP_FAULT=fsync:$n:EIO SNAP_FAULT_CHILD=1
-		ask "$TOOLS/qemu-snap-fault" take --disks q i
-		unset SNAP_FAULT SNAP_FAULT_CHILD
-		[ "$status" -ne 0 ] || break
-		assertEquals "fsync $n: $(cat err)" 1 "$status"
-		assertFalse "fsync $n: an image" "[ -e i ]"
-		told "${COMMITS}1\""
-		ends running
-		mv err last
+# faulty WHAT OPTION...: a take in whose saver something fails.
+faulty() {
+	export SNAP_FAULT=$1 SNAP_FAULT_CHILD=1
+	shift
+	ask "$FAULT" take "$@" q i
+	unset SNAP_FAULT SNAP_FAULT_CHILD
+}
+
+# The disks are given back if no image is there, and only then: not if just its name is not durable.
+test_disks_go_with_the_image() {
+	[ -x "$FAULT" ] || skip "no $FAULT" || return 0
+	save older s
+	for older in "" older; do
+		stays=0
+		for n in 1 2 3 4 5 6 7 8 9; do
+			rm -f i.*
+			with_disks
+			[ -z "$older" ] || cp older i
+			faulty fsync:$n:EIO --disks
+			[ "$status" -ne 0 ] || break
+			assertEquals "fsync $n: $(cat err)" 1 "$status"
+			ends running
+			if grep -q "i: is in place, but its name may be lost" err; then
+				stays=$((stays + 1))
+				not_told block-commit
+				assertTrue "fsync $n: the disks" "[ -e i.sys.qcow2 ] && '$SNAP' check i"
+				continue
+			fi
+			told "${COMMITS}1\""
+			assertTrue "fsync $n: $(cat err)" "[ ! -e i ] || cmp i '$older'"
+		done
+		assertEquals "an end" "0 $((1 - ${#older} / 5))" "$status $stays"
 	done
-	assertEquals "an end" 0 "$status"
-	assertContains "$(cat last)" "qemu-snap: i: its name cannot be made durable; it is removed: "
 }
 
 # When a guest that is paused has migrated, it must run for a moment: its disks cannot be written to.
 test_disks_of_a_paused_guest_are_given_back() {
+	[ -x "$FAULT" ] || skip "no $FAULT" || return 0
 	with_disks --status=paused
-	export SNAP_FAULT=rename:1:EIO SNAP_FAULT_CHILD=1
-	ask "$TOOLS/qemu-snap-fault" take --stop --disks q i
-	unset SNAP_FAULT SNAP_FAULT_CHILD
+	faulty rename:1:EIO --stop --disks
 	is 1 "qemu-snap: i: cannot take its name, whatever QEMU says: "
 	assertEquals "migrate cont stop block-commit block-commit" \
-		"$(sed -n 's/^\(migrate\|cont\|stop\|block-commit\)\( .*\)*$/\1/p' log | tr '\n' ' ' |
+		"$(grep -E '^(migrate|cont|stop|block-commit) |^(cont|stop)$' log | cut -d ' ' -f 1 | tr '\n' ' ' |
 		sed 's/ $//')"
 	ends paused
 }

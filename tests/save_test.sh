@@ -401,7 +401,7 @@ test_what_appears_meanwhile_is_not_replaced() {
 	while IFS='|' read -r what make; do
 		(
 			dd bs=1000 count=1 2>/dev/null
-			wait_for 10 ls i.part.* >/dev/null 2>&1
+			wait_for 10 sh -c 'ls i.part.* >/dev/null 2>&1'
 			eval "$make"
 			cat
 		) <s >come &

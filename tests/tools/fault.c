@@ -99,7 +99,7 @@ static unsigned nrules;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;	/* for all below */
 static unsigned long count[CALLS], fired, fsynced[FSYNCS];
-static pid_t owner;		/* its children have no faults of their own */
+static pid_t owner;		/* of the calls that are meant; 0: nobody yet */
 
 struct bytes {
 	uint8_t *p;

@@ -21,6 +21,7 @@ master, slave = os.openpty()
 modes = termios.tcgetattr(slave)
 modes[3] |= termios.TOSTOP
 termios.tcsetattr(slave, termios.TCSANOW, modes)
+os.set_blocking(master, False)
 os.setsid()
 fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
@@ -37,6 +38,10 @@ while True:
     done, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
     if done or time.time() > end:
         break
+    try:
+        os.read(master, 4096)   # or there were no room some day
+    except BlockingIOError:
+        pass
     time.sleep(0.01)
 if not done or os.WIFSTOPPED(status):
     os.kill(pid, signal.SIGKILL)
