@@ -539,6 +539,19 @@ test_disks_that_cannot_be_taken() {
 	assertEquals 1 "$status"
 	assertContains "$(cat err)" "QEMU takes only names that are UTF-8"
 	not_told stop
+	long=$(printf '%4095s' '' | tr ' ' x)
+	serve "--disk=d:raw:$TOP/Makefile"
+	ask "$SNAP" take --disks q "$long"
+	is 1 "qemu-snap: xxx"
+	not_told stop
+	serve "--disk=a/b:raw:$TOP/Makefile"
+	ask "$SNAP" take --disks q i
+	assertTrue "$(cat err): $(echo i.*)" "[ $status -eq 0 ] && [ -e i.a_b.qcow2 ]"
+	rm -f i.*
+	serve $(seq 257 | sed "s,^,--disk=d,; s,\$,:raw:$TOP/Makefile,")
+	ask "$SNAP" take --disks q i
+	is 1 "q: more than 256 disks"
+	not_told stop
 }
 
 # Who lets the guest run between the moment of its disks and that of its memory spoils both.
