@@ -138,6 +138,7 @@ no_part() {
 test_save() {
 	prepare_save --block=a:70 --block=b:3
 	each op_save pwrite ENOSPC
+	each op_save pwrite none
 	each op_save pwrite EIO
 	each op_save pwrite EFBIG
 	each op_save fsync EIO

@@ -364,10 +364,10 @@ test_background_snapshot_with_ignored_shared_memory() {
 
 # A stream may end anywhere: with the source, or by migrate_cancel.
 test_a_cut_stream_is_refused() {
-	mk s --json=1000 --devices=3 --shuffle
+	mk s --json=1000 --devices=3 --shuffle --kind=ordinary --iterable=htab --iterable=stattrib
 	n=$(size_of s)
 	printf 'qemu-snap image\nold\n' >i
-	for at in 0 1 7 8 9 100 2000 $((n / 3)) $((n / 2)) $((n - 20000)) $((n - 3000)) \
+	for at in 0 1 7 8 9 $(seq 12 5 400) 2000 $((n / 3)) $((n / 2)) $((n - 20000)) $((n - 3000)) \
 	    $((n - 1001)) $((n - 900)) $((n - 2)) $((n - 1)); do
 		[ $at -ge 0 ] || continue
 		head -c $at s >cut

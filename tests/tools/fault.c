@@ -10,9 +10,9 @@
  *	CALL:*:WHAT	every one
  *	cut:N:SEED	a power cut at the N-th sync
  *
- * CALL is one of the names in fault.h.  WHAT is an error (ENOSPC, ...); "short":
- * half of the bytes are moved, which is for pread and pwrite; "flip": a bit of what
- * pread brings is turned; or "delay:US".
+ * CALL is one of the names in fault.h.  WHAT is an error (ENOSPC, ...); for pread
+ * and pwrite, "short": half of the bytes are moved, and "none": not one; "flip": a
+ * bit of what pread brings is turned; or "delay:US".
  *
  * They are for the process itself, or, with SNAP_FAULT_CHILD, for each that it forks.
  *
@@ -59,7 +59,7 @@
 #undef pipe
 #undef main
 
-enum { HALF = 1, FLIP };
+enum { HALF = 1, NONE, FLIP };
 
 enum {
 	RULES = 8,
@@ -92,7 +92,7 @@ static struct rule {
 	enum call call;
 	unsigned long from, to;	/* the calls it is for, counted from 1 */
 	unsigned long after;	/* this fsync, which is still to come; 0: there is none */
-	int error, half;	/* HALF, or FLIP */
+	int error, half;	/* HALF, NONE, or FLIP */
 	unsigned long delay;	/* microseconds */
 } rules[RULES];
 static unsigned nrules;
@@ -410,6 +410,8 @@ parse_what(struct rule *r, char **p)
 		r->delay = number(p);
 	else if (take(p, "short"))
 		r->half = HALF;
+	else if (take(p, "none"))
+		r->half = NONE;
 	else if (take(p, "flip"))
 		r->half = FLIP;
 	else {
@@ -506,7 +508,7 @@ init(void)
 	free(text);
 }
 
-/* One more call: 0, or the error it shall have; *half: HALF, FLIP, or 0. */
+/* One more call: 0, or the error it shall have; *half: HALF, NONE, FLIP, or 0. */
 static int
 meet(enum call c, int *half)
 {
@@ -569,6 +571,8 @@ fault_pread(int fd, void *buf, size_t len, off_t off)
 
 	if (meet_errno(PREAD, &half) != 0)
 		return -1;
+	if (half == NONE)
+		return 0;
 	n = pread(fd, buf, half == HALF && len > 1 ? len / 2 : len, off);
 	if (half == FLIP && n > 0)
 		((uint8_t *)buf)[n / 2] ^= 16;
@@ -583,6 +587,8 @@ fault_pwrite(int fd, const void *buf, size_t len, off_t off)
 
 	if (meet_errno(PWRITE, &half) != 0)
 		return -1;
+	if (half == NONE)
+		return 0;
 	if (half == HALF && len > 1)
 		len /= 2;
 	if (!cut.on)
