@@ -363,4 +363,37 @@ test_a_damaged_page_is_not_served() {
 	done
 }
 
+# Images whose checksums are right, and whose parts contradict each other where only a load in postcopy
+# looks: fewer pages than there are, and another list of blocks in the stream.
+test_images_that_contradict_themselves() {
+	mk s --block=a:300 --zero=0
+	save b s
+	save i s --base=b
+	python3 - "$TOOLS" <<-'END'
+		import sys
+		sys.path.insert(0, sys.argv[1])
+		sys.dont_write_bytecode = True
+		import badimage
+		def lie(name, change):
+		    image = badimage.Image(open("i", "rb").read())
+		    change(image)
+		    image.seal()
+		    image.write(name)
+		def other_block(image):
+		    prologue = image.section("prologue").body
+		    prologue[prologue.index(b"\3ram") + 4 + 8 + 8 + 1] ^= 1
+		lie("fewer", lambda image: image.add("foot", 80, "Q", -1))
+		lie("other", other_block)
+	END
+	"$TOOLS/rpclient" --all --expect-exit=2 "$SNAP" --postcopy load fewer >out 2>err
+	ended 0 $? "$(cat err)"
+	assertContains "$(cat err)" "fewer: page table and unit table do not agree"
+	run "$SNAP" --postcopy load other
+	assertEquals 2 "$status"
+	assertContains "$(cat err)" "other: the list of its blocks is not that of its stream"
+	run "$SNAP" export --to=mapped-ram other n
+	expect 2 "qemu-snap: other: the list of its blocks is not that of its stream"
+	assertFalse "a file" "[ -e n ]"
+}
+
 . "$shunit"

@@ -851,4 +851,5 @@ def main():
         print(kind, rule, words)
 
 
-main()
+if __name__ == "__main__":
+    main()
