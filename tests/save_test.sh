@@ -378,6 +378,18 @@ test_a_cut_stream_is_refused() {
 	assertEquals "cut err i out s" "$(echo *)"
 }
 
+# A disk on which the guest has room only if enough of it is zero may do: people are told.
+test_little_room_is_told_of() {
+	python3 "$TOOLS/pagestream.py" 4096 m:40000000000 0=r0 >s
+	run_on s "$SNAP" save i
+	assertEquals "$(cat err)" 0 "$status"
+	assertContains "$(cat err)" \
+		" MiB are free, and the guest has 156250000 MiB: room only if enough of it is zero"
+	python3 "$TOOLS/pagestream.py" 4096 m:4 0=r0 >s
+	run_on s "$SNAP" save i
+	expect 0 ""
+}
+
 test_limit_of_size() {
 	mk s --block=a:2000 --zero=0
 	save good s
