@@ -10,7 +10,7 @@ usage: mapped.py FILE           a line for each block: name, length, pages with 
                                 more capability), cut (length of FILE), background=1 (as QEMU
                                 10.0 writes it then: no bit, no page, no END), tail_bits=1 (bits
                                 behind the last page are set), omit=1 (the first block has no page),
-                                align (of pages; default 1 MiB)
+                                align (of pages; default 1 MiB), word (of a record in the section)
 
 Knows streams of mkstream and of QEMU in which RAM is the first section.
 """
@@ -151,7 +151,8 @@ def make(stream, path, keys):
             out.seek(pages_at + length)
         sid = footer[-4:]
         end = b'' if keys.get('background') else b'\3' + sid + footer
-        out.write(footer + b'\2' + sid + footer + end + b[p:])
+        word = struct.pack('>Q', keys['word']) if 'word' in keys else b''
+        out.write(footer + b'\2' + sid + word + footer + end + b[p:])
         if 'cut' in keys:
             out.truncate(keys['cut'])
 
