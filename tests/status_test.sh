@@ -133,8 +133,7 @@ test_a_page_server_answers() {
 	pids=$client
 	wait_for 10 grep -q served err
 	pid=$(cat pid)
-	[ -z "${SANITIZED-}" ] || sleep 2
-	asked err "i: load, serving: " "$pid"
+	wait_for 10 sh -c "kill -USR1 $pid; grep -q 'i: load, serving: ' err" || fail "no answer"
 	# Also when nothing moves any more, neither asked for nor sent.
 	kill -STOP $client
 	sleep 0.5
