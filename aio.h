@@ -78,12 +78,9 @@ enum {
 
 /* Memory for direct I/O, or NULL; to be freed with free(). */
 void *io_alloc(size_t len);
-/* May a new file get this name by a rename: is nothing there, or a regular file?  0, EEXIST: it is
- * something else; or why that cannot be told. */
-int io_check_name(const char *path);
 /*
  * Create a temporary file for path beside it, locked; *tmp is its name, to be
- * freed by the caller.  Errors: those of io_check_name(), too.
+ * freed by the caller.  EEXIST: path is there and is not a regular file.
  */
 int io_create_part(const char *path, char **tmp, int *fd);
 /*
@@ -105,6 +102,9 @@ void io_sweep_parts(const char *path, const char *verb,
 /* Open an existing regular file, for writing if wr; flags are IO_*.  EISDIR: it
  * is a directory; EINVAL: of another kind. */
 int io_open(const char *path, int wr, int flags, int *fd);
+/* The same to read what bears a name that a new file is to get.  ENOENT: nothing does; EEXIST:
+ * what is no regular file, a link for one. */
+int io_open_named(const char *path, int *fd);
 /* The file will be read from its beginning to its end: a hint, no more. */
 void io_will_read_all(int fd);
 /* Move exactly len bytes at off; a read past the end is EIO. */

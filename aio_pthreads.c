@@ -440,8 +440,9 @@ part_name(char *tmp, size_t size, const char *path, unsigned i)
 	snprintf(tmp, size, "%s.part.%ld-%u", path, (long)getpid(), i);
 }
 
-int
-io_check_name(const char *path)
+/* May a new file get this name by a rename: is nothing there, or a regular file? */
+static int
+check_name(const char *path)
 {
 	struct stat st;
 
@@ -459,7 +460,7 @@ io_create_part(const char *path, char **tmp, int *fd)
 	int err;
 
 	*tmp = NULL;
-	if ((err = io_check_name(path)) != 0)
+	if ((err = check_name(path)) != 0)
 		return err;
 	if ((*tmp = malloc(size)) == NULL)
 		return ENOMEM;
@@ -645,6 +646,14 @@ io_open(const char *path, int wr, int flags, int *fd)
 	if ((err = fstat(*fd, &st) != 0 ? errno : not_regular(&st)) != 0)
 		close(*fd);
 	return err;
+}
+
+int
+io_open_named(const char *path, int *fd)
+{
+	int err = check_name(path);
+
+	return err != 0 ? err : io_open(path, 0, 0, fd);
 }
 
 void

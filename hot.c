@@ -180,10 +180,8 @@ int
 hot_may_write(const char *name)
 {
 	uint8_t buf[MAGIC];
-	int fd, ok, err = io_check_name(name);
+	int fd, ok, err = io_open_named(name, &fd);
 
-	if (err == 0)
-		err = io_open(name, 0, 0, &fd);
 	if (err == ENOENT) {
 		if ((err = io_open_dir(name, &fd)) != 0)
 			return snap_warn(err, "%s: hot list cannot be written", name);

@@ -75,15 +75,13 @@ static int
 may_replace(const char *path, uint64_t *len)
 {
 	uint8_t buf[HEADER_MAGIC];
-	int fd, ok, err = io_check_name(path);
+	int fd, ok, err = io_open_named(path, &fd);
 
 	*len = 0;
 	if (err == EEXIST) {
 		snap_warnx("%s: is there and is not a regular file", path);
 		return 0;
 	}
-	if (err == 0)
-		err = io_open(path, 0, 0, &fd);
 	if (err == ENOENT || err == ENOTDIR || err == ENAMETOOLONG)
 		return 1;	/* nothing is there; io_create_part() tells why it cannot be */
 	if (err != 0) {
