@@ -851,5 +851,5 @@ def main():
         print(kind, rule, words)
 
 
-if __name__ == "__main__":
+if __name__ == '__main__':
     main()
